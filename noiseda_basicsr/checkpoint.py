@@ -1,0 +1,130 @@
+"""Checkpoints that are written whole or not at all, and found again after a crash."""
+import os
+from os import path as osp
+
+import torch
+from basicsr.utils import get_root_logger
+from basicsr.utils.dist_util import master_only
+from basicsr.utils.misc import check_resume
+
+from noiseda_basicsr.errors import InputError
+
+
+def atomic_save(content, path):
+    """``torch.save`` that leaves either the old file or the complete new one.
+
+    Raises:
+        RuntimeError: The file could not be written (a full disk, say); the old file is untouched.
+    """
+    partial = f'{path}.partial'
+    try:
+        with open(partial, 'wb') as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        if osp.exists(partial):
+            os.remove(partial)
+        raise RuntimeError(f'{path}: the checkpoint could not be written ({error}). '
+                           'Make room, then continue with --auto_resume; earlier checkpoints are intact.') from error
+
+
+def load_checkpoint(path):
+    """``torch.load`` on the CPU, of plain data only.
+
+    Raises:
+        InputError: The file is missing, truncated, or holds more than tensors and plain containers.
+    """
+    if not osp.isfile(path):
+        raise InputError(f'{path}: no such checkpoint file.')
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch raises a different type for every way a file can be broken
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f'{path}: not a readable checkpoint ({reason}). It may be truncated; use another file.') \
+            from error
+
+
+@master_only
+def save_network(self, net, net_label, current_iter, param_key='params'):
+    """BaseModel.save_network, atomic; BasicSR 1.4.2 logs a failed save and trains on."""
+    nets = net if isinstance(net, list) else [net]
+    param_keys = param_key if isinstance(param_key, list) else [param_key]
+    weights = {
+        key: {name: value.cpu() for name, value in self.get_bare_model(bare).state_dict().items()}
+        for key, bare in zip(param_keys, nets, strict=True)
+    }
+    label = 'latest' if current_iter == -1 else current_iter
+    atomic_save(weights, osp.join(self.opt['path']['models'], f'{net_label}_{label}.pth'))
+
+
+@master_only
+def save_training_state(self, epoch, current_iter):
+    """BaseModel.save_training_state, atomic; written last, so a state implies the networks beside it."""
+    if current_iter == -1:
+        return
+    state = {
+        'epoch': epoch,
+        'iter': current_iter,
+        'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
+        'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
+    }
+    atomic_save(state, osp.join(self.opt['path']['training_states'], f'{current_iter}.state'))
+
+
+def load_network(self, net, load_path, strict=True, param_key='params'):
+    """BaseModel.load_network with one clear message for a file that does not fit.
+
+    ``param_key`` None takes the file's top level; a missing ``params_ema`` falls back to ``params`` as in BasicSR.
+    """
+    weights = load_checkpoint(load_path)
+    if param_key == 'params_ema' and param_key not in weights and 'params' in weights:
+        get_root_logger().info(f'{load_path} has no params_ema; using params.')
+        param_key = 'params'
+    if param_key is not None:
+        if param_key not in weights:
+            raise InputError(f'{load_path}: no entry {param_key!r} (it has {sorted(weights)[:4]}); set path:param_key_g, '
+                             'or ~ where the file holds the weights themselves.')
+        weights = weights[param_key]
+    weights = {name.removeprefix('module.'): value for name, value in weights.items()}
+    net = self.get_bare_model(net)
+    get_root_logger().info(f'Loading {type(net).__name__} from {load_path}, entry {param_key}.')
+    try:
+        net.load_state_dict(weights, strict=strict)
+    except RuntimeError as error:
+        lines = '\n'.join(str(error).splitlines()[:6])
+        raise InputError(f'{load_path}: these weights do not fit the network of the option file. {lines}') from error
+
+
+def load_resume_state(opt):
+    """basicsr.train.load_resume_state for CPU and GPU that passes over states a crash left incomplete.
+
+    With ``--auto_resume`` the newest state whose networks all load is taken; each one passed over is named. A
+    ``path:resume_state`` is taken as it is, or refused.
+    """
+    if opt['auto_resume']:
+        opt['path']['resume_state'] = _newest_complete_state(opt)
+    path = opt['path'].get('resume_state')
+    if path is None:
+        return None
+    state = load_checkpoint(path)
+    check_resume(opt, state['iter'])
+    return state
+
+
+def _newest_complete_state(opt):
+    folder = opt['path']['training_states']
+    iterations = [name.removesuffix('.state') for name in os.listdir(folder)] if osp.isdir(folder) else []
+    labels = [key.removeprefix('network_') for key in opt if key.startswith('network_')]
+    for iteration in sorted((int(name) for name in iterations if name.isdigit()), reverse=True):
+        state = osp.join(folder, f'{iteration}.state')
+        networks = [osp.join(opt['path']['models'], f'net_{label}_{iteration}.pth') for label in labels]
+        try:
+            for path in [state, *networks]:
+                load_checkpoint(path)
+        except InputError as error:
+            print(f'auto_resume passes over iteration {iteration}: {error}', flush=True)
+        else:
+            return state
+    return None

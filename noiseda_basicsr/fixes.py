@@ -1,0 +1,146 @@
+"""Repairs of BasicSR 1.4.2, one small function each. Only the launchers apply them (:func:`apply_fixes`)."""
+import difflib
+import os
+import subprocess
+
+import basicsr.data.prefetch_dataloader as prefetch
+import basicsr.train
+import basicsr.utils.dist_util as dist_util
+import basicsr.utils.options as options
+import torch
+import yaml
+from basicsr.models.base_model import BaseModel
+from basicsr.utils.file_client import LmdbBackend
+from basicsr.utils.registry import Registry
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from noiseda_basicsr import checkpoint
+from noiseda_basicsr.errors import InputError
+from noiseda_basicsr.lmdb_env import open_lmdb
+from noiseda_basicsr.sampler import ResumableSampler
+
+
+def apply_fixes():
+    """Apply every repair below, once; a second call changes nothing."""
+    BaseModel.model_to_device = model_to_device
+    BaseModel.save_network = checkpoint.save_network
+    BaseModel.save_training_state = checkpoint.save_training_state
+    BaseModel.load_network = checkpoint.load_network
+    basicsr.train.load_resume_state = checkpoint.load_resume_state
+    basicsr.train.EnlargedSampler = ResumableSampler
+    basicsr.train.create_train_val_dataloader = create_train_val_dataloader
+    dist_util._init_dist_pytorch = init_dist_pytorch
+    dist_util._init_dist_slurm = init_dist_slurm
+    options._postprocess_yml_value = parse_forced_value
+    prefetch.PrefetchGenerator.run = prefetch_run
+    prefetch.PrefetchGenerator.__next__ = prefetch_next
+    LmdbBackend.__init__ = lmdb_backend_init
+    Registry.get = registry_get
+
+
+def model_to_device(self, net):
+    """DDP on CPU too (BasicSR passes a CUDA device id), and no buffer broadcast.
+
+    Broadcasting buffers in ``forward`` hangs the other ranks when rank 0 alone validates a network with batch norm.
+    Without it each rank keeps its own running statistics, and rank 0's are saved, as before.
+    """
+    net = net.to(self.device)
+    if self.opt['dist']:
+        return DistributedDataParallel(
+            net,
+            device_ids=[torch.cuda.current_device()] if self.device.type == 'cuda' else None,
+            broadcast_buffers=False,
+            find_unused_parameters=self.opt.get('find_unused_parameters', False))
+    return DataParallel(net) if self.opt['num_gpu'] > 1 else net
+
+
+def init_dist_pytorch(backend, **kwargs):
+    """nccl with a GPU, gloo without one; BasicSR divides by a GPU count of zero. LOCAL_RANK names the GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', os.environ['RANK'])) % torch.cuda.device_count())
+    else:
+        backend = 'gloo'
+    torch.distributed.init_process_group(backend=backend, **kwargs)
+
+
+def init_dist_slurm(backend, port=None):
+    """Translate SLURM's variables to torchrun's, then start as under torchrun."""
+    nodes = os.environ['SLURM_NODELIST']
+    address = subprocess.getoutput(f'scontrol show hostname {nodes} | head -n1')
+    os.environ.setdefault('MASTER_ADDR', address)
+    os.environ.setdefault('MASTER_PORT', str(port or 29500))
+    os.environ['RANK'] = os.environ['SLURM_PROCID']
+    os.environ['WORLD_SIZE'] = os.environ['SLURM_NTASKS']
+    os.environ['LOCAL_RANK'] = os.environ['SLURM_LOCALID']
+    init_dist_pytorch(backend)
+
+
+def parse_forced_value(text):
+    """Value of ``--force_yml key=value`` as YAML reads it, and 1e-4 as a number; BasicSR keeps 1e-4 and -1 as text."""
+    value = yaml.safe_load(text.removeprefix('!!float'))
+    if isinstance(value, str):
+        if value.lower() == 'none':
+            return None
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    return value
+
+
+_stock_create_train_val_dataloader = basicsr.train.create_train_val_dataloader
+
+
+def create_train_val_dataloader(opt, logger):
+    """Continue inside an epoch, and train for all of total_iter.
+
+    BasicSR restarts the epoch on resume. It also rounds the iterations of an epoch up while its loader drops the last
+    batch, so small sets end early: 15 images at batch 8 and total_iter 100 stop at 51.
+    """
+    train_loader, sampler, val_loaders, _, total_iters = _stock_create_train_val_dataloader(opt, logger)
+    per_epoch = len(train_loader)
+    if per_epoch == 0:
+        raise InputError(f'datasets:train: {len(sampler)} images a process do not fill one batch of '
+                         f'{train_loader.batch_size}; raise dataset_enlarge_ratio or lower batch_size_per_gpu.')
+    if opt['path'].get('resume_state'):
+        state = checkpoint.load_checkpoint(opt['path']['resume_state'])
+        sampler.resume_epoch = state['epoch']
+        sampler.samples_seen = (state['iter'] - state['epoch'] * per_epoch) * train_loader.batch_size
+    return train_loader, sampler, val_loaders, -(-total_iters // per_epoch), total_iters
+
+
+def prefetch_run(self):
+    """PrefetchGenerator.run that hands a worker's exception on; BasicSR's thread dies and the run waits for ever."""
+    try:
+        for item in self.generator:
+            self.queue.put(item)
+        self.queue.put(None)
+    except Exception as error:
+        self.queue.put(error)
+
+
+def prefetch_next(self):
+    """The other end of :func:`prefetch_run`."""
+    item = self.queue.get()
+    if isinstance(item, Exception):
+        raise item
+    if item is None:
+        raise StopIteration
+    return item
+
+
+def lmdb_backend_init(self, db_paths, client_keys='default', **kwargs):
+    """LmdbBackend through :func:`open_lmdb`: two data sets on one database crash with lmdb >= 2."""
+    self.db_paths = db_paths if isinstance(db_paths, list) else [db_paths]
+    keys = client_keys if isinstance(client_keys, list) else [client_keys]
+    self._client = {key: open_lmdb(path) for key, path in zip(keys, self.db_paths, strict=True)}
+
+
+def registry_get(self, name, suffix='basicsr'):
+    """Registry.get that suggests the nearest names; BasicSR prints that it uses a name that does not exist."""
+    for candidate in (name, f'{name}_{suffix}'):
+        if candidate in self._obj_map:
+            return self._obj_map[candidate]
+    near = difflib.get_close_matches(str(name), self._obj_map, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(self._obj_map))}."
+    raise InputError(f"No {self._name} is called {name!r}; {hint}")

@@ -1,0 +1,68 @@
+"""BasicSR's ``train.py`` and ``test.py`` with the repairs on. All of BasicSR's flags work unchanged."""
+import os
+import sys
+
+import basicsr
+import basicsr.test
+import basicsr.train
+import torch
+import yaml
+from basicsr.utils.options import parse_options as stock_parse_options
+
+from noiseda_basicsr.errors import InputError
+from noiseda_basicsr.fixes import apply_fixes
+
+
+def train():
+    """Train as the option file says; experiments/ and tb_logger/ appear in the current folder."""
+    _run(basicsr.train.train_pipeline)
+
+
+def test():
+    """Test as the option file says; results/ appears in the current folder."""
+    _run(basicsr.test.test_pipeline)
+
+
+def _run(pipeline):
+    apply_fixes()
+    basicsr.train.parse_options = basicsr.test.parse_options = parse_options
+    print(f'BasicSR {basicsr.__version__} from {basicsr.__file__}', flush=True)
+    try:
+        pipeline(os.getcwd())
+    except InputError as error:
+        print(f'\nerror: {error}', file=sys.stderr, flush=True)
+        sys.exit(2)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def parse_options(root_path, is_train=True):
+    """BasicSR's parse_options with clear errors, and options that fit a machine without a GPU."""
+    try:
+        opt, args = stock_parse_options(root_path, is_train)
+    except FileNotFoundError as error:
+        raise InputError(f'{error.filename}: no such option file.') from error
+    except yaml.YAMLError as error:
+        raise InputError(f'The option file is not valid YAML: {error}') from error
+    except KeyError as error:
+        raise InputError(f'The option file lacks the key {error}.') from error
+    if not torch.cuda.is_available():
+        _fit_to_cpu(opt)
+    return opt, args
+
+
+def _fit_to_cpu(opt):
+    changed = []
+    if opt['num_gpu'] != 0:
+        changed.append(f"num_gpu {opt['num_gpu']} -> 0")
+        opt['num_gpu'] = 0
+    train_set = opt['datasets'].get('train', {})
+    if train_set.get('prefetch_mode') == 'cuda':
+        changed.append('prefetch_mode cuda -> none')
+        train_set['prefetch_mode'] = None
+    if train_set.get('pin_memory'):
+        changed.append('pin_memory true -> false')
+        train_set['pin_memory'] = False
+    if changed:
+        print(f"No CUDA GPU here: {', '.join(changed)}.", flush=True)

@@ -1,0 +1,136 @@
+"""Where images come from: a folder, or an LMDB made by scripts/create_lmdb.py or BasicSR's create_lmdb.
+
+A store has ``keys`` (names without extension, sorted), ``read(key)`` and ``location(key)``, the words for it in an
+error. :func:`open_images` joins one or several into a :class:`JoinedStore`.
+"""
+import os
+from os import path as osp
+
+import cv2
+import numpy as np
+
+from noiseda_basicsr import InputError, open_lmdb
+
+IMAGE_EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+
+
+def decode(content, name):
+    """Decode an image file's bytes.
+
+    Grey images get three equal channels, an alpha channel is dropped, the EXIF orientation is applied.
+
+    Args:
+        content (bytes | None): An encoded image.
+        name (str): What to call it in an error.
+
+    Returns:
+        ndarray: (H, W, 3), RGB, uint8 or uint16.
+
+    Raises:
+        InputError: Not an image, damaged, or neither 8 nor 16 bit.
+    """
+    data = np.frombuffer(content or b'', np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data.size else None
+    if image is None:
+        raise InputError(f'{name}: cannot be decoded as an image. Remove or replace it.')
+    if image.dtype not in (np.uint8, np.uint16):
+        raise InputError(f'{name}: {image.dtype} pixels; convert it to 8 or 16 bit.')
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def to_float(image):
+    """uint8 or uint16 pixels as float32 in [0, 1]."""
+    return image.astype(np.float32) / np.iinfo(image.dtype).max
+
+
+class FolderStore:
+    """All images below a folder; the key is the path from there without its extension."""
+
+    def __init__(self, path):
+        self.path = path
+        self.files = {}
+        for parent, folders, names in os.walk(path):
+            folders.sort()
+            for name in names:
+                stem, extension = osp.splitext(osp.join(parent, name))
+                if extension.lower() in IMAGE_EXTENSIONS and not name.startswith('.'):
+                    key = osp.relpath(stem, path)
+                    if key in self.files:
+                        raise InputError(f'{path}: two images are called {key} but for their extension; keep one.')
+                    self.files[key] = stem + extension
+        if not self.files:
+            raise InputError(f'{path}: no image in this folder (looked for {" ".join(IMAGE_EXTENSIONS)}).')
+        self.keys = sorted(self.files)
+
+    def location(self, key):
+        return self.files[key]
+
+    def read(self, key):
+        with open(self.files[key], 'rb') as file:
+            return decode(file.read(), self.files[key])
+
+
+class LmdbStore:
+    """An LMDB in BasicSR's format: encoded images, and meta_info.txt with a line ``key.png (h,w,c) level`` each."""
+
+    def __init__(self, path):
+        self.path = path
+        meta_info = osp.join(path, 'meta_info.txt')
+        if not osp.isfile(meta_info):
+            raise InputError(f'{path}: meta_info.txt is missing. Make the LMDB with scripts/create_lmdb.py.')
+        with open(meta_info) as file:
+            self.keys = sorted(line.split('.')[0] for line in file if line.strip())
+        if not self.keys:
+            raise InputError(f'{meta_info}: lists no image.')
+        open_lmdb(path)  # a missing or damaged database is told now, not by a worker later
+
+    def location(self, key):
+        return f'{self.path} key {key}'
+
+    def read(self, key):
+        with open_lmdb(self.path).begin(buffers=True) as transaction:
+            content = transaction.get(key.encode())
+            if content is None:
+                raise InputError(f'{self.location(key)}: listed in meta_info.txt but not in the database. '
+                                 'Check it with scripts/create_lmdb.py --check.')
+            return decode(content, self.location(key))
+
+
+class JoinedStore:
+    """Several stores as one; keys are (number of the store, key)."""
+
+    def __init__(self, stores):
+        self.stores = stores
+        self.keys = [(number, key) for number, store in enumerate(stores) for key in store.keys]
+
+    def location(self, key):
+        return self.stores[key[0]].location(key[1])
+
+    def read(self, key):
+        return self.stores[key[0]].read(key[1])
+
+
+def open_images(roots, option):
+    """Open one or several image sources.
+
+    Args:
+        roots (str | list[str]): Folders and LMDBs; in a string they are separated by ``;`` (BasicSR's option parser
+            accepts only a string in dataroot_gt and dataroot_lq).
+        option (str): Name of the option they came from, for errors.
+
+    Returns:
+        JoinedStore: Its keys are (number of the source, name).
+
+    Raises:
+        InputError: A source is missing, empty or no image source.
+    """
+    paths = [part.strip() for part in roots.split(';')] if isinstance(roots, str) else list(roots)
+    return JoinedStore([_open_one(osp.expanduser(path), option) for path in paths if path])
+
+
+def _open_one(path, option):
+    if not osp.isdir(path):
+        raise InputError(f'{option}: {path} does not exist. Give a folder of images or an .lmdb folder.')
+    if osp.isfile(osp.join(path, 'data.mdb')) or path.rstrip('/').endswith('.lmdb'):
+        return LmdbStore(path)
+    return FolderStore(path)

@@ -1,0 +1,143 @@
+"""Noise-space domain adaptation, Eq. 1-5 of "Denoising as Adaptation" (Liao et al., ICLR 2025), in pure PyTorch.
+
+Symbols, names and shapes:
+
+    y                clean            image x_t is made of: y^s (gt), or y^u (ref) in the extension   (B, 3, H, W)
+    x^s, x^r         lq, real         degraded images: synthetic, and real without ground truth       (B, 3, H, W)
+    G(x^s), G(x^r)   restored_syn, restored_real                                                      (B, 3, H, W)
+    eps              noise            N(0, 1)                                                         (B, 3, H, W)
+    alpha_bar        alpha_bar        continuous noise level                                          (B,) in (0, 1)
+    eps_phi          net              (x_t with its conditions, alpha_bar) -> predicted noise
+    lambda           diffusion_weight weight of L_dif in the joint loss
+
+Images are in [0, 1], or in [-1, 1] by the option diffusion_range. Every random draw is an argument; :func:`draw` makes
+them. Nothing here knows of BasicSR.
+"""
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+TIMESTEPS = 1000  # T
+
+
+class Draws(NamedTuple):
+    """What one step draws at random, for a batch of B."""
+    alpha_bar: torch.Tensor  # (B,)
+    noise: torch.Tensor  # (B, 3, H, W)
+    swap: torch.Tensor  # (B,) bool: the positive conditions trade places
+    swap_negative: torch.Tensor  # (B,) bool: the negative ones do
+
+
+class DiffusionLoss(NamedTuple):
+    """The scalars of one step. ``noise`` is Eq. 1, ``contrast`` the hinge of Eq. 3 (None without residual swap)."""
+    noise: torch.Tensor
+    contrast: torch.Tensor | None
+    total: torch.Tensor
+
+
+def noise_levels(beta_start=1e-6, beta_end=1e-2):
+    """alpha_bar_t = prod (1 - beta), beta linear over T steps (Sec. 4).
+
+    Returns:
+        Tensor: (T,), float32, falling from 1 - beta_start to 0.0066.
+    """
+    betas = torch.linspace(beta_start, beta_end, TIMESTEPS, dtype=torch.float64)
+    return torch.cumprod(1 - betas, dim=0).float()
+
+
+def draw(image, levels, timesteps=(1, TIMESTEPS - 1), generator=None):
+    """Draw everything random of one step.
+
+    For each sample t is uniform in ``timesteps`` (both ends included) and alpha_bar uniform between alpha_bar_t and
+    alpha_bar_{t-1}; each swap happens with probability 1/2.
+
+    Args:
+        image (Tensor): (B, 3, H, W); only its shape and device matter.
+        levels (Tensor): Of :func:`noise_levels`, on any device.
+        timesteps (tuple[int]): Within 1 .. T-1.
+        generator (torch.Generator): On the image's device. Default: torch's own.
+
+    Returns:
+        Draws
+    """
+    batch, options = len(image), {'device': image.device, 'generator': generator}
+    low, high = timesteps
+    t = torch.randint(low, high + 1, (batch,), **options)
+    levels = levels.to(image.device)
+    alpha_bar = torch.lerp(levels[t], levels[t - 1], torch.rand(batch, **options))
+    swap, swap_negative = torch.rand(2, batch, **options) < 0.5
+    return Draws(alpha_bar, torch.randn(image.shape, **options), swap, swap_negative)
+
+
+def diffuse(clean, noise, alpha_bar):
+    """x_t = sqrt(alpha_bar) y + sqrt(1 - alpha_bar) eps (forward process, Sec. 3)."""
+    alpha_bar = alpha_bar.view(-1, 1, 1, 1)
+    return alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
+
+
+def shuffle_channels(condition_a, condition_b, swap):
+    """C of Eq. 1: concatenate two conditions along channels, exchanged where ``swap`` (the channel-shuffling layer)."""
+    swap = swap.view(-1, 1, 1, 1)
+    first = torch.where(swap, condition_b, condition_a)
+    second = torch.where(swap, condition_a, condition_b)
+    return torch.cat([first, second], dim=1)
+
+
+def swap_residuals(lq, restored_syn, real, restored_real):
+    """Eq. 2: negative conditions, each input with the other's residual R = restored - input.
+
+    Returns:
+        tuple[Tensor]: x^s + R^r and x^r + R^s. Neither is detached.
+    """
+    return lq + (restored_real - real), real + (restored_syn - lq)
+
+
+def hinge(positive, negative, margin, mean=lambda value: value):
+    """L_con of Eq. 3: max(0, positive distance - negative distance + margin), distances over the whole batch.
+
+    Args:
+        positive, negative (Tensor): Scalars, mean squared errors of the predicted noise.
+        margin (float): delta.
+        mean (Callable): Mean of a detached scalar over all processes, so that the hinge opens and closes for the global
+            batch and many processes compute what one would. Default: a single process.
+    """
+    gap = positive - negative + margin
+    return gap * (mean(gap.detach()) > 0)
+
+
+def diffusion_loss(net, clean, conditions, draws, negatives=None, margin=0.1, mean=lambda value: value):
+    """L_dif of Eq. 3, (L_noise + L_con) / 2; without negatives, L_noise of Eq. 1 alone.
+
+    Positive and negative conditions share x_t, eps and alpha_bar and go through ``net`` in one pass.
+
+    Args:
+        net (Callable): (x, alpha_bar) -> noise.
+        clean (Tensor): y.
+        conditions (tuple[Tensor]): (restored_syn, restored_real), or one of the two alone.
+        draws (Draws): Of :func:`draw`. ``swap`` all False switches the shuffle off.
+        negatives (tuple[Tensor]): Of :func:`swap_residuals`, or None.
+        margin (float): delta of Eq. 3.
+        mean (Callable): See :func:`hinge`.
+
+    Returns:
+        DiffusionLoss
+    """
+    noise, alpha_bar = draws.noise, draws.alpha_bar
+    x_t = diffuse(clean, noise, alpha_bar)
+    positive = shuffle_channels(*conditions, draws.swap) if len(conditions) == 2 else conditions[0]
+    if negatives is None:
+        l_noise = F.mse_loss(net(torch.cat([x_t, positive], dim=1), alpha_bar), noise)
+        return DiffusionLoss(l_noise, None, l_noise)
+    negative = shuffle_channels(*negatives, draws.swap_negative)
+    x = torch.cat([torch.cat([x_t, positive], dim=1), torch.cat([x_t, negative], dim=1)])
+    predicted, predicted_negative = net(x, alpha_bar.repeat(2)).chunk(2)
+    l_noise = F.mse_loss(predicted, noise)
+    l_con = hinge(l_noise, F.mse_loss(predicted_negative, noise), margin, mean)
+    return DiffusionLoss(l_noise, l_con, (l_noise + l_con) / 2)
+
+
+def diffusion_weight(progress, beta=0.2, gamma=5.0):
+    """lambda of Eq. 5: beta (2 / (1 + exp(-gamma p)) - 1), from 0 at p = 0 to 0.1973 at p = 1 with the defaults."""
+    return beta * (2 / (1 + math.exp(-gamma * min(progress, 1.0))) - 1)

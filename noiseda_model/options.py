@@ -1,0 +1,120 @@
+"""Checks of the option file, early and in the user's words."""
+import inspect
+
+from basicsr.utils.registry import ARCH_REGISTRY
+
+from noiseda_basicsr import InputError
+from noiseda_model.diffusion import TIMESTEPS
+
+DIFFUSION_DEFAULTS = {
+    'clean': 'gt',  # y in x_t: gt (paired, Eq. 1) or ref (extension: unpaired clean images)
+    'conditions': ['syn', 'real'],  # or [syn], [real]: one restored image alone (Tab. 4)
+    'channel_shuffle': True,
+    'residual_swap': True,  # Eq. 2-3
+    'margin': 0.1,  # delta of Eq. 3
+    'timesteps': [1, TIMESTEPS - 1],  # t is drawn from this range
+    'diffusion_range': [0, 1],  # of the images the diffusion network sees: [0, 1] or [-1, 1]
+    'beta': 0.2,  # Eq. 5: lambda ends at about beta ...
+    'gamma': 5,  # ... and rises this fast
+    'ramp_iters': None,  # iterations of the ramp; default: train:total_iter
+}
+
+
+def read_diffusion_options(opt):
+    """train:diffusion_opt with its defaults filled in, checked against the rest of the option file.
+
+    Returns:
+        dict | None: None without the block: vanilla training, no diffusion loss.
+
+    Raises:
+        InputError: Names the key and what is allowed.
+    """
+    given = opt['train'].get('diffusion_opt')
+    if given is None:
+        if opt.get('network_diffusion'):
+            raise InputError('network_diffusion is there but train:diffusion_opt is not; add it (an empty {} takes the '
+                             "paper's settings), or remove network_diffusion to train without adaptation.")
+        return None
+    unknown = sorted(set(given) - set(DIFFUSION_DEFAULTS))
+    if unknown:
+        raise InputError(f"train:diffusion_opt: unknown key {', '.join(unknown)}; known: {', '.join(DIFFUSION_DEFAULTS)}.")
+    options = {**DIFFUSION_DEFAULTS, **given}
+    options['ramp_iters'] = options['ramp_iters'] or int(opt['train']['total_iter'])
+
+    def require(holds, key, remedy):
+        if not holds:
+            raise InputError(f'train:diffusion_opt:{key} is {options[key]}; {remedy}')
+
+    low, high = options['timesteps']
+    require(options['clean'] in ('gt', 'ref'), 'clean', 'it must be gt or ref.')
+    require(options['conditions'] in (['syn', 'real'], ['syn'], ['real']), 'conditions',
+            'it must be [syn, real], [syn] or [real].')
+    require(1 <= low <= high < TIMESTEPS, 'timesteps', f'it must be [low, high] within 1 to {TIMESTEPS - 1}.')
+    require(options['diffusion_range'] in ([0, 1], [-1, 1]), 'diffusion_range', 'it must be [0, 1] or [-1, 1].')
+    if options['residual_swap']:
+        require(options['clean'] == 'gt', 'clean', 'with ref, Eq. 2 and 3 fall away: set residual_swap: false.')
+        require(len(options['conditions']) == 2, 'conditions', 'a swap needs both: set residual_swap: false.')
+    if not opt.get('network_diffusion'):
+        raise InputError('train:diffusion_opt needs a network_diffusion block, for example {type: ConditionalUNet}.')
+    if not opt['train'].get('optim_diffusion'):
+        raise InputError('train:diffusion_opt needs train:optim_diffusion, for example {type: Adam, lr: !!float 1e-4}.')
+    train_set = opt.get('datasets', {}).get('train')
+    needed = {'dataroot_real': 'real' in options['conditions'], 'dataroot_ref': options['clean'] == 'ref'}
+    for key, is_needed in needed.items():
+        if train_set and is_needed and not train_set.get(key):
+            raise InputError(f'datasets:train:{key} is missing; train:diffusion_opt asks for these images.')
+    return options
+
+
+def check_networks(opt):
+    """Refuse an unknown architecture, a constructor argument it does not have, and a scale other than 1.
+
+    Raises:
+        InputError: Names the block, the key, and the arguments the architecture has.
+    """
+    if opt.get('scale', 1) != 1:
+        raise InputError(f"scale: {opt['scale']} is super-resolution; this project restores at scale 1.")
+    for block in ('network_g', 'network_diffusion'):
+        if opt.get(block):
+            _check_network(block, dict(opt[block]))
+
+
+def _check_network(block, arguments):
+    if 'type' not in arguments:
+        raise InputError(f'{block}:type, the name of an architecture, is missing.')
+    arch = ARCH_REGISTRY.get(arguments.pop('type'))
+    signature = inspect.signature(arch)
+    try:
+        bound = signature.bind(**arguments)
+    except TypeError as error:
+        raise InputError(f"{block}: {arch.__name__} {error}; its arguments: {', '.join(signature.parameters)}.") from error
+    bound.apply_defaults()
+    if bound.arguments.get('upscale', 1) != 1:
+        raise InputError(f"{block}: {arch.__name__} would enlarge {bound.arguments['upscale']} times; this project "
+                         'restores at scale 1: set upscale: 1.')
+
+
+def check_optimizer(block, options):
+    """A learning rate written 1e-4 is text in YAML; say so.
+
+    Raises:
+        InputError
+    """
+    if not isinstance(options.get('lr'), (int, float)):
+        raise InputError(f"{block}:lr is {options.get('lr')!r}, not a number; YAML wants !!float 1e-4 or 0.0001.")
+
+
+def check_validation(opt):
+    """val: and the patch size fit the sizes the network accepts.
+
+    Raises:
+        InputError
+    """
+    val = opt.get('val') or {}
+    multiple, tile = val.get('size_multiple', 1), val.get('tile')
+    if tile is not None and (tile % multiple or tile <= val.get('tile_overlap', 32)):
+        raise InputError(f'val:tile is {tile}; it must be a multiple of val:size_multiple ({multiple}) and larger than '
+                         f"val:tile_overlap ({val.get('tile_overlap', 32)}).")
+    patch = opt.get('datasets', {}).get('train', {}).get('gt_size', multiple)
+    if patch % multiple:
+        raise InputError(f'datasets:train:gt_size is {patch}; it must be a multiple of val:size_multiple ({multiple}).')

@@ -1,0 +1,41 @@
+"""Make an LMDB from a folder of images, or check one.
+
+    python scripts/create_lmdb.py photos/ datasets/photos.lmdb --crop 512 --step 448
+    python scripts/create_lmdb.py --check datasets/photos.lmdb
+"""
+import argparse
+import sys
+
+from noiseda_basicsr import InputError
+from noiseda_data.lmdb_writer import check_lmdb, create_lmdb
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('source', nargs='?', help='folder of images')
+    parser.add_argument('target', nargs='?', help='LMDB to write, NAME.lmdb')
+    parser.add_argument('--crop', type=int, help='cut sub-images of this side')
+    parser.add_argument('--step', type=int, help='distance of neighbouring sub-images (default: the crop)')
+    parser.add_argument('--only', help='text file with the images to take, one a line: path below the folder, no extension')
+    parser.add_argument('--workers', type=int, help='threads (default: one a core)')
+    parser.add_argument('--compress-level', type=int, default=1, help='PNG compression 0-9 (default: 1)')
+    parser.add_argument('--check', metavar='LMDB', help='read every entry of an LMDB and stop')
+    args = parser.parse_args()
+    if not args.check and not (args.source and args.target):
+        parser.error('give a folder and an LMDB to write, or --check LMDB')
+    try:
+        if args.check:
+            print(f'{args.check}: {check_lmdb(args.check)} images, all readable.')
+            return
+        keys = None
+        if args.only:
+            with open(args.only) as file:
+                keys = {line.strip() for line in file if line.strip()}
+        count = create_lmdb(args.source, args.target, args.crop, args.step, keys, args.workers, args.compress_level)
+        print(f'{args.target}: {count} images from {args.source}.')
+    except InputError as error:
+        sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+    main()
