@@ -1,10 +1,12 @@
+from pathlib import Path
+
 from setuptools import setup
 
 setup(
     name='noiseda',
     version='0.1.0',
     description='Noise-space domain adaptation for image restoration: a BasicSR plugin (ICLR 2025)',
-    long_description=open('README.md', encoding='utf-8').read(),
+    long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10',
@@ -22,6 +24,7 @@ setup(
         'torchvision',
         'tqdm',
     ],
+    extras_require={'test': ['hypothesis', 'pytest', 'ruff']},
     entry_points={
         'console_scripts': [
             'noiseda-train = noiseda_model.cli:train',

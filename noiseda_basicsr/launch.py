@@ -7,6 +7,7 @@ import basicsr.test
 import basicsr.train
 import torch
 import yaml
+from basicsr.utils import set_random_seed
 from basicsr.utils.options import parse_options as stock_parse_options
 
 from noiseda_basicsr.errors import InputError
@@ -47,6 +48,7 @@ def parse_options(root_path, is_train=True):
         raise InputError(f'The option file is not valid YAML: {error}') from error
     except KeyError as error:
         raise InputError(f'The option file lacks the key {error}.') from error
+    set_random_seed(opt['manual_seed'] + opt['rank'])  # BasicSR seeds before --force_yml manual_seed=... is read
     if not torch.cuda.is_available():
         _fit_to_cpu(opt)
     return opt, args

@@ -1,6 +1,7 @@
 """LPIPS as a BasicSR metric; PSNR, SSIM and NIQE are BasicSR's own."""
 import functools
 import os
+import warnings
 from os import path as osp
 
 import lpips
@@ -46,7 +47,9 @@ def _lpips_network(weights):
     if weights is not None and not osp.isfile(weights):
         raise InputError(f'{weights}: no such file of AlexNet weights for LPIPS.')
     try:
-        net = lpips.LPIPS(net='alex', pnet_rand=weights is not None, verbose=False)
+        with warnings.catch_warnings():  # lpips uses torchvision's old argument names
+            warnings.simplefilter('ignore', UserWarning)
+            net = lpips.LPIPS(net='alex', pnet_rand=weights is not None, verbose=False)
     except OSError as error:
         raise InputError(f"LPIPS needs AlexNet's weights and they could not be downloaded ({error}). Set {WEIGHTS_VARIABLE} "
                          'to a file of them, or remove lpips from val:metrics.') from error

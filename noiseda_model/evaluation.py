@@ -1,0 +1,132 @@
+"""Several restored versions of the same test photos, side by side: figures and a picture.
+
+Images here are uint8 arrays (H, W, 3), RGB. A figure is BasicSR's, on RGB, after clipping and rounding to 8 bit; SSIM
+has the 11x11 Gaussian window and is averaged over channels.
+"""
+import copy
+
+import cv2
+import numpy as np
+import torch
+import yaml
+from basicsr.archs import build_network
+from basicsr.metrics import calculate_metric
+from basicsr.utils.options import ordered_yaml
+
+from noiseda_basicsr import InputError
+from noiseda_basicsr.checkpoint import load_checkpoint
+from noiseda_data.store import open_images, to_float
+from noiseda_model.inference import restore
+
+METRICS = {
+    'PSNR': {'type': 'calculate_psnr', 'crop_border': 0},
+    'SSIM': {'type': 'calculate_ssim', 'crop_border': 0},
+    'LPIPS': {'type': 'calculate_lpips'},
+}
+
+
+class Restorer:
+    """A trained restoration network, applied to whole 8-bit images.
+
+    Args:
+        option_file (str): A train or test option file; its ``network_g`` is built, and ``val:size_multiple``, ``val:tile``
+            and ``val:tile_overlap`` are followed.
+        weights (str): net_g_*.pth; the averaged weights are taken where it has them.
+
+    Raises:
+        InputError: The weights do not fit the network.
+    """
+
+    def __init__(self, option_file, weights):
+        with open(option_file) as file:
+            opt = yaml.load(file, Loader=ordered_yaml()[0])
+        self.device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+        self.net = build_network(copy.deepcopy(opt['network_g'])).to(self.device).eval()
+        checkpoint = load_checkpoint(weights)
+        try:
+            self.net.load_state_dict(checkpoint.get('params_ema', checkpoint.get('params')))
+        except (RuntimeError, TypeError) as error:
+            raise InputError(f'{weights}: does not fit network_g of {option_file}. {error}') from error
+        val = opt.get('val') or {}
+        self.sizes = {key: val[key] for key in ('size_multiple', 'tile', 'tile_overlap') if key in val}
+
+    @torch.no_grad()
+    def __call__(self, image):
+        x = torch.from_numpy(to_float(image).transpose(2, 0, 1).copy())[None].to(self.device)
+        restored = restore(self.net, x, **self.sizes)[0].clamp(0, 1)
+        return (restored * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def compare(lq_root, gt_root, restorers, metrics=('PSNR', 'SSIM')):
+    """Restore every test photo with every network and measure.
+
+    Args:
+        lq_root, gt_root (str): Folders or LMDBs with equal names.
+        restorers (dict): Name -> :class:`Restorer` (any function of an image).
+        metrics (Iterable[str]): Of :data:`METRICS`.
+
+    Returns:
+        tuple: Means {version: {metric: float}}, and per photo {name: {version: (image, {metric: float})}}; versions are
+        'degraded', the restorers, and 'truth' (without figures; photos only).
+    """
+    lq, gt = open_images(lq_root, '--lq'), open_images(gt_root, '--gt')
+    if set(lq.keys) != set(gt.keys):
+        odd = sorted(set(lq.keys) ^ set(gt.keys))[0][1]
+        raise InputError(f'{lq_root} and {gt_root} hold different names, {odd} for example; they must match.')
+    photos = {}
+    for key in lq.keys:
+        truth, degraded = gt.read(key), lq.read(key)
+        if truth.shape != degraded.shape:
+            raise InputError(f'{lq.location(key)} and {gt.location(key)} differ in size; a pair must be of equal size.')
+        versions = {'degraded': degraded, **{name: restorer(degraded) for name, restorer in restorers.items()}}
+        photos[key[1]] = {name: (image, _measure(image, truth, metrics)) for name, image in versions.items()}
+        photos[key[1]]['truth'] = (truth, {})
+    means = {
+        name: {metric: float(np.mean([photo[name][1][metric] for photo in photos.values()])) for metric in metrics}
+        for name in ['degraded', *restorers]
+    }
+    return means, photos
+
+
+def _measure(image, truth, metrics):
+    data = {'img': image[..., ::-1], 'img2': truth[..., ::-1]}  # BasicSR works in BGR
+    return {metric: float(calculate_metric(data, METRICS[metric])) for metric in metrics}
+
+
+def markdown_table(means):
+    """Means of :func:`compare` as a Markdown table."""
+    metrics = list(next(iter(means.values())))
+    lines = ['| | ' + ' | '.join(metrics) + ' |', '|---|' + '---|' * len(metrics)]
+    for name, values in means.items():
+        figures = [f'{values[metric]:.2f}' if metric == 'PSNR' else f'{values[metric]:.4f}' for metric in metrics]
+        lines.append(f'| {name} | ' + ' | '.join(figures) + ' |')
+    return '\n'.join(lines)
+
+
+def comparison_picture(photos, names, crop=256, caption=24):
+    """One row a photo, one column a version, with its PSNR.
+
+    Args:
+        photos (dict): Of :func:`compare`.
+        names (list[str]): Photos to show.
+        crop (int): Side of the shown centre crop.
+        caption (int): Height of the line above each picture.
+
+    Returns:
+        ndarray: RGB.
+    """
+    return np.concatenate([
+        np.concatenate([_captioned(version, *photos[name][version], crop, caption) for version in photos[name]], axis=1)
+        for name in names
+    ])
+
+
+def _captioned(version, image, figures, crop, caption):
+    height, width = image.shape[:2]
+    top, left = max(0, (height - crop) // 2), max(0, (width - crop) // 2)
+    patch = image[top:top + crop, left:left + crop]
+    cell = np.full((crop + caption, crop + 4, 3), 255, np.uint8)
+    cell[caption:caption + patch.shape[0], :patch.shape[1]] = patch
+    text = f"{version}  {figures['PSNR']:.2f} dB" if 'PSNR' in figures else version
+    cv2.putText(cell, text, (4, caption - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return cell

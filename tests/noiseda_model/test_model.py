@@ -1,0 +1,567 @@
+"""NoiseDAModel against an independent implementation of the method, and what it promises around training."""
+import copy
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from basicsr.archs import build_network
+from basicsr.models import build_model
+from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
+from torch import nn
+from torch.nn import functional as F
+
+from noiseda_basicsr import InputError
+from noiseda_basicsr.checkpoint import load_resume_state
+from noiseda_basicsr.fixes import apply_fixes
+from noiseda_model import NoiseDAModel
+from noiseda_model.diffusion import Draws
+
+SIZE = 8
+
+
+def small_opt(tmp_path, **changes):
+    """Options of a tiny joint training as BasicSR hands them to a model.
+
+    A change names its key with '__' between the levels, ``train__ema_decay=0``; None removes the key.
+    """
+    for folder in ('models', 'training_states', 'visualization'):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    opt = {
+        'name': 'small', 'model_type': 'NoiseDAModel', 'is_train': True, 'num_gpu': 0, 'manual_seed': 0,
+        'dist': False, 'rank': 0, 'world_size': 1, 'auto_resume': False,
+        'datasets': {'train': {'name': 'train', 'gt_size': SIZE, 'dataroot_real': 'real', 'dataroot_ref': 'ref'}},
+        'network_g': {'type': 'RestorationUNet', 'width': 4, 'depth': 2},
+        'network_diffusion': {'type': 'ConditionalUNet', 'width': 32, 'multipliers': [1], 'blocks': 1, 'dropout': 0},
+        'path': {name: str(tmp_path / name) for name in ('models', 'training_states', 'visualization')},
+        'train': {
+            'optim_g': {'type': 'Adam', 'lr': 1e-3},
+            'optim_diffusion': {'type': 'Adam', 'lr': 2e-3},
+            'ema_decay': 0.9999,
+            'total_iter': 10,
+            'pixel_opt': {'type': 'CharbonnierLoss', 'eps': 1e-6},
+            'diffusion_opt': {},
+        },
+        'val': {'val_freq': 1, 'save_img': False},
+    }
+    for key, value in changes.items():
+        *parents, last = key.split('__')
+        block = opt
+        for parent in parents:
+            block = block[parent]
+        if value is None:
+            del block[last]
+        else:
+            block[last] = value
+    return opt
+
+
+def batch(seed=0, size=SIZE, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return {key: torch.rand(2, 3, size, size, generator=generator, dtype=dtype) for key in ('lq', 'gt', 'real', 'ref')}
+
+
+def fixed_draws(n, dtype):
+    generator = torch.Generator().manual_seed(100 + n)
+    alpha_bar = torch.rand(2, generator=generator, dtype=dtype) * 0.8 + 0.1
+    noise = torch.randn(2, 3, SIZE, SIZE, generator=generator, dtype=dtype)
+    swap = torch.tensor([n % 2 == 0, True])
+    return Draws(alpha_bar, noise, swap, torch.tensor([False, n % 3 == 0]))
+
+
+def build(opt, dtype=torch.float32, std=0.1):
+    """A model with no weight at zero, where the diffusion network would hide its conditions."""
+    model = NoiseDAModel(opt)
+    torch.manual_seed(1)
+    for net in networks(model).values():
+        for parameter in net.parameters():
+            nn.init.normal_(parameter, std=std)
+        net.to(dtype)
+    if hasattr(model, 'net_g_ema'):
+        model.model_ema(0)
+    if dtype == torch.float64:
+        model.draw = lambda clean: fixed_draws(1, dtype)
+    return model
+
+
+def networks(model):
+    names = ('net_g', 'net_g_ema', 'net_diffusion')
+    return {name: getattr(model, name) for name in names if hasattr(model, name)}
+
+
+def weights(model):
+    return {f'{name}.{key}': value.clone()
+            for name, net in networks(model).items() for key, value in net.state_dict().items()}
+
+
+def step(model, iteration, data):
+    model.feed_data(data)
+    model.optimize_parameters(iteration)
+    return model.get_current_log()
+
+
+def assert_equal(actual, expected):
+    assert actual.keys() == expected.keys()
+    different = [key for key in actual if not torch.equal(actual[key], expected[key])]
+    assert not different, different
+
+
+# ---------------------------------------------------------------------- (1) parity
+
+
+VARIANTS = {
+    'paired': {},
+    'hinge closed': {'margin': -100},
+    'no shuffle': {'channel_shuffle': False},
+    'no swap': {'residual_swap': False},
+    'extension': {'clean': 'ref', 'residual_swap': False},
+    'syn': {'conditions': ['syn'], 'residual_swap': False},
+    'real': {'conditions': ['real'], 'residual_swap': False},
+    'range -1 1': {'diffusion_range': [-1, 1]},
+    'ramp': {'ramp_iters': 2, 'beta': 0.7, 'gamma': 3},
+    'vanilla': None,
+}
+
+
+class Reference:
+    """The method by its formulas, one image at a time."""
+
+    def __init__(self, model, options):
+        self.options = options
+        self.g, self.ema = copy.deepcopy(model.net_g), copy.deepcopy(model.net_g)
+        self.adam_g = torch.optim.Adam(self.g.parameters(), lr=1e-3)
+        if options is not None:
+            self.phi = copy.deepcopy(model.net_diffusion)
+            self.adam_phi = torch.optim.Adam(self.phi.parameters(), lr=2e-3)
+
+    def networks(self):
+        return {'net_g': self.g, 'net_g_ema': self.ema, **({} if self.options is None else {'net_diffusion': self.phi})}
+
+    def distance(self, clean, pairs, draws, swap):
+        shift = (lambda x: 2 * x - 1) if self.options.get('diffusion_range') == [-1, 1] else (lambda x: x)
+        total = 0
+        for i, (y, conditions) in enumerate(zip(clean, zip(*pairs, strict=True), strict=True)):
+            x_t = draws.alpha_bar[i]**0.5 * shift(y) + (1 - draws.alpha_bar[i])**0.5 * draws.noise[i]
+            if swap[i] and self.options.get('channel_shuffle', True):
+                conditions = conditions[::-1]
+            x = torch.cat([x_t, *map(shift, conditions)])[None]
+            total += ((self.phi(x, draws.alpha_bar[i:i + 1])[0] - draws.noise[i])**2).sum()
+        return total / clean.numel()
+
+    def step(self, n, data, draws):
+        lq, gt, real, ref = (data[key] for key in ('lq', 'gt', 'real', 'ref'))
+        self.adam_g.zero_grad()
+        syn, adapted = self.g(lq), self.g(real)
+        log = {'l_pix': ((syn - gt)**2 + 1e-6).sqrt().mean()}
+        loss = log['l_pix']
+        options = self.options
+        if options is not None:
+            self.adam_phi.zero_grad()
+            pair = [{'syn': syn, 'real': adapted}[name] for name in options.get('conditions', ['syn', 'real'])]
+            clean = ref if options.get('clean') == 'ref' else gt
+            l_dif = log['l_noise'] = self.distance(clean, pair, draws, draws.swap)
+            if options.get('residual_swap', True):
+                negatives = [lq + (adapted - real), real + (syn - lq)]
+                d_neg = self.distance(clean, negatives, draws, draws.swap_negative)
+                log['l_con'] = (log['l_noise'] - d_neg + options.get('margin', 0.1)).clamp(min=0)
+                l_dif = 0.5 * (log['l_noise'] + log['l_con'])
+            p = min(n / options.get('ramp_iters', 10), 1)
+            weight = options.get('beta', 0.2) * (2 / (1 + math.exp(-options.get('gamma', 5) * p)) - 1)
+            loss = loss + weight * l_dif
+            log['lambda'] = torch.tensor(weight)
+        loss.backward()
+        self.adam_g.step()
+        if options is not None:
+            self.adam_phi.step()
+        decay = min(0.9999, (1 + n) / (10 + n))
+        with torch.no_grad():
+            for average, parameter in zip(self.ema.parameters(), self.g.parameters(), strict=True):
+                average.copy_(decay * average + (1 - decay) * parameter)
+        return {name: value.item() for name, value in log.items()}
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_five_steps_equal_an_independent_implementation(variant, tmp_path, monkeypatch):
+    # In float64, where Adam's division by small gradients does not blow up the rounding of another order of summation.
+    dtype, options = torch.float64, VARIANTS[variant]
+    opt = small_opt(tmp_path, train__diffusion_opt=options)
+    if options is None:
+        del opt['network_diffusion'], opt['train']['optim_diffusion']
+    elif 'conditions' in options:
+        opt['network_diffusion']['in_channels'] = 6
+    model = build(opt, dtype)
+    reference = Reference(model, options)
+
+    def draw(clean):
+        assert torch.equal(clean, data['ref' if variant == 'extension' else 'gt'])
+        return fixed_draws(n, dtype)
+
+    monkeypatch.setattr(model, 'draw', draw)
+    for n in range(1, 6):
+        data = batch(n, dtype=dtype)
+        log = step(model, n, data)
+        expected = reference.step(n, data, fixed_draws(n, dtype))
+        assert set(log) - set(expected) <= {'grad_pix', 'grad_dif_syn', 'grad_dif_real'}
+        assert {name: log[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+        assert networks(model).keys() == reference.networks().keys()
+        for name, net in reference.networks().items():
+            for (key, value), wanted in zip(getattr(model, name).named_parameters(), net.parameters(), strict=True):
+                torch.testing.assert_close(value, wanted, rtol=1e-6, atol=1e-9, msg=lambda m: f'{n} {name} {key} {m}')
+    if 'l_con' in log:
+        assert (log['l_con'] == 0) == (variant == 'hinge closed')
+
+
+# ---------------------------------------------------------------------- (2) gradients
+
+
+def losses_of(model, iteration=5):
+    """L_res, L_dif and the two restored images, as the model computes them."""
+    model.feed_data(batch(dtype=next(model.net_g.parameters()).dtype))
+    model.log = {}
+    restored = dict(zip(('syn', 'real'), model.restore_batch(), strict=True))
+    model.seed_step(iteration)
+    return model.restoration_loss(restored['syn']), model.adaptation_loss(restored), restored
+
+
+@pytest.mark.parametrize('variant', ['paired', 'no swap', 'extension'])
+def test_l_dif_reaches_theta_through_both_conditions_and_l_res_gives_phi_nothing(variant, tmp_path):
+    model = build(small_opt(tmp_path, train__diffusion_opt=VARIANTS[variant]), torch.float64)
+    l_res, l_dif, restored = losses_of(model)
+    theta, phi = list(model.net_g.parameters()), list(model.net_diffusion.parameters())
+    assert all(g is None for g in torch.autograd.grad(l_res, phi, retain_graph=True, allow_unused=True))
+    assert all(g.abs().sum() > 0 for g in torch.autograd.grad(l_dif, phi, retain_graph=True))
+
+    at_outputs = torch.autograd.grad(l_dif, restored.values(), retain_graph=True)
+    through = [torch.autograd.grad(image, theta, gradient, retain_graph=True)
+               for image, gradient in zip(restored.values(), at_outputs, strict=True)]
+    for gradients in through:
+        assert all(g.abs().sum() > 0 for g in gradients)
+    total = torch.autograd.grad(l_dif, theta)
+    for syn, real, both in zip(*through, total, strict=True):
+        torch.testing.assert_close(syn + real, both)
+
+
+def test_at_lambda_zero_l_dif_moves_nothing(tmp_path):
+    joint = build(small_opt(tmp_path, train__diffusion_opt={'beta': 0.0}), torch.float64)
+    vanilla = build(small_opt(tmp_path, train__diffusion_opt=None, network_diffusion=None), torch.float64)
+    vanilla.net_g.load_state_dict(joint.net_g.state_dict())
+    vanilla.model_ema(0)
+    phi = copy.deepcopy(joint.net_diffusion.state_dict())
+    assert step(joint, 1, batch(dtype=torch.float64))['lambda'] == 0
+    step(vanilla, 1, batch(dtype=torch.float64))
+    assert_equal(joint.net_diffusion.state_dict(), phi)
+    for key, value in vanilla.net_g.state_dict().items():
+        torch.testing.assert_close(joint.net_g.state_dict()[key], value)
+
+
+@pytest.mark.parametrize('conditions', [['syn', 'real'], ['syn'], ['real']])
+def test_logged_gradients_are_those_at_the_network_output(conditions, tmp_path):
+    options = {'conditions': conditions, 'residual_swap': len(conditions) == 2}
+    opt = small_opt(tmp_path, train__diffusion_opt=options)
+    opt['network_diffusion']['in_channels'] = 3 + 3 * len(conditions)
+    model = build(opt, torch.float64)
+    l_res, l_dif, restored = losses_of(model, iteration=5)
+    expected = {'grad_pix': torch.autograd.grad(l_res, restored['syn'], retain_graph=True)[0].norm().item()}
+    for name in conditions:  # of lambda L_dif, what the network gets
+        gradient, = torch.autograd.grad(l_dif, restored[name], retain_graph=True)
+        expected[f'grad_dif_{name}'] = 0.2 * math.tanh(5 * 0.5 / 2) * gradient.norm().item()
+    log = step(model, 5, batch(dtype=torch.float64))
+    assert {name: value for name, value in log.items() if name.startswith('grad')} == pytest.approx(expected, rel=1e-9)
+
+
+# ---------------------------------------------------------------------- (3) a golden curve, (4) the seed
+
+
+GOLDEN = {}
+
+
+def test_golden_curve(tmp_path):
+    opt = small_opt(tmp_path, train__ema_decay=0.9)
+    opt['network_diffusion'].update(multipliers=[1, 1], dropout=0.2)
+    model = build(opt)
+    logs = [step(model, n, batch(n)) for n in range(1, 6)]
+    curve = {name: [log[name] for log in logs] for name in logs[0]}
+    assert curve.keys() == GOLDEN.keys()
+    for name, values in GOLDEN.items():
+        assert curve[name] == pytest.approx(values, rel=1e-4), name
+
+
+def test_draws_follow_from_seed_rank_and_iteration_alone(tmp_path):
+    opt = small_opt(tmp_path)
+    opt['network_diffusion']['dropout'] = 0.5
+    model = build(opt)
+    before = weights(model)
+
+    def drawn(iteration, history=0, **changes):
+        """What the step draws, and the loss, which dropout alters too."""
+        model.opt = {**opt, **changes}
+        for name, net in networks(model).items():
+            net.load_state_dict({key: before[f'{name}.{key}'] for key in net.state_dict()})
+        torch.manual_seed(1000 + history)
+        torch.rand(history)
+        seen = []
+        original = NoiseDAModel.draw
+        model.draw = lambda clean: seen.append(original(model, clean)) or seen[0]
+        log = step(model, iteration, batch())
+        return torch.cat([part.flatten().float() for part in seen[0]] + [torch.tensor([log['l_noise']])])
+
+    first = drawn(7)
+    assert torch.equal(first, drawn(7, history=3))
+    for other in (drawn(8), drawn(7, rank=1), drawn(7, manual_seed=1), drawn(8, rank=1), drawn(0, rank=7)):
+        assert not torch.equal(first[4:-1], other[4:-1])
+    # (seed, rank) = (0, 1) and (1, 0) must not meet, as they do where the two are added.
+    assert not torch.equal(drawn(7, rank=1), drawn(7, manual_seed=1))
+
+
+# ---------------------------------------------------------------------- (5) saving and resuming
+
+
+def test_resume_continues_bit_identically(tmp_path):
+    apply_fixes()
+    opt = small_opt(tmp_path)
+    opt['network_diffusion']['dropout'] = 0.2
+    first = build(opt)
+    for n in range(1, 4):
+        step(first, n, batch(n))
+    first.save(0, 3)
+    logs = [step(first, n, batch(n)) for n in range(4, 7)]
+
+    opt = small_opt(tmp_path, path__resume_state=str(tmp_path / 'training_states' / '3.state'))
+    opt['network_diffusion']['dropout'] = 0.2
+    state = load_resume_state(opt)
+    assert (state['epoch'], state['iter']) == (0, 3)
+    torch.manual_seed(99)
+    second = NoiseDAModel(opt)
+    second.resume_training(state)
+    assert [step(second, n, batch(n)) for n in range(4, 7)] == logs
+    assert_equal(weights(second), weights(first))
+    for ours, theirs in zip(second.optimizers, first.optimizers, strict=True):
+        for mine, other in zip(ours.state_dict()['state'].values(), theirs.state_dict()['state'].values(), strict=True):
+            assert_equal(mine, other)
+
+
+@pytest.mark.parametrize('ema_decay', [0.9, 0])
+def test_saved_restoration_network_stands_alone(ema_decay, tmp_path):
+    opt = small_opt(tmp_path, train__ema_decay=ema_decay)
+    model = build(opt)
+    step(model, 1, batch())
+    model.save(0, 1)
+    saved = torch.load(tmp_path / 'models' / 'net_g_1.pth', weights_only=True)
+    assert set(saved) == ({'params', 'params_ema'} if ema_decay else {'params'})
+    for key, name in [('params', 'net_g'), ('params_ema', 'net_g_ema')][:len(saved)]:
+        assert_equal(saved[key], getattr(model, name).state_dict())
+        build_network(opt['network_g']).load_state_dict(saved[key], strict=True)
+    assert (tmp_path / 'models' / 'net_diffusion_1.pth').is_file()
+
+
+def test_test_phase_has_no_diffusion_network_and_takes_the_average(tmp_path):
+    model = build(small_opt(tmp_path, train__ema_decay=0.5))
+    step(model, 1, batch())
+    model.save(0, 1)
+    path = {'pretrain_network_g': str(tmp_path / 'models' / 'net_g_1.pth'), 'param_key_g': 'params_ema'}
+    opt = small_opt(tmp_path, is_train=False, train=None)
+    opt['path'].update(path)
+    tester = NoiseDAModel(opt)
+    assert not hasattr(tester, 'net_diffusion') and not tester.optimizers
+    data = batch(5)
+    for each in (tester, model):
+        each.feed_data(data)
+        each.test()
+    assert torch.equal(tester.output, model.output)
+    assert torch.equal(tester.output, model.net_g_ema(data['lq']))
+    assert not torch.equal(tester.output, model.net_g(data['lq']))
+
+
+def test_training_starts_from_pretrained_networks(tmp_path):
+    first = build(small_opt(tmp_path))
+    step(first, 1, batch())
+    first.save(0, 1)
+    paths = {f'path__pretrain_network_{name}': str(tmp_path / 'models' / f'net_{name}_1.pth') for name in ('g', 'diffusion')}
+    assert_equal(weights(NoiseDAModel(small_opt(tmp_path, **paths))), weights(first))
+
+
+# ---------------------------------------------------------------------- (6) EMA, batch norm, the fused pass
+
+
+@ARCH_REGISTRY.register()
+class TinyBatchNorm(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, image):
+        return image + self.conv(self.norm(image))
+
+
+def test_batch_norm_sees_one_domain_at_a_time_and_its_buffers_reach_the_average(tmp_path):
+    model = NoiseDAModel(small_opt(tmp_path, network_g={'type': 'TinyBatchNorm'}))
+    data = batch()
+    data['real'] = data['real'] * 5 + 7
+    expected = torch.zeros(3), torch.ones(3)
+    for name in ('lq', 'real'):
+        for running, statistic in zip(expected, (data[name].mean((0, 2, 3)), data[name].var((0, 2, 3))), strict=True):
+            running.lerp_(statistic, 0.1)
+    net = copy.deepcopy(model.net_g)
+    model.feed_data(data)
+    restored = model.restore_batch()
+    for actual, name in zip(restored, ('lq', 'real'), strict=True):
+        image = data[name]
+        normal = (image - image.mean((0, 2, 3), True)) / (image.var((0, 2, 3), False, keepdim=True) + 1e-5).sqrt()
+        normal = normal * net.norm.weight.view(-1, 1, 1) + net.norm.bias.view(-1, 1, 1)
+        torch.testing.assert_close(actual, image + net.conv(normal))
+    torch.testing.assert_close((model.net_g.norm.running_mean, model.net_g.norm.running_var), expected)
+
+    step(model, 1, data)
+    buffers = dict(model.net_g_ema.named_buffers())
+    assert_equal(buffers, dict(model.net_g.named_buffers()))
+    assert buffers['norm.num_batches_tracked'] == 4
+
+
+@pytest.mark.parametrize('n, decay', [(1, 2 / 11), (8, 0.5), (89, 90 / 99), (10**6, 0.99)])
+def test_ema_warms_up(n, decay, tmp_path):
+    model = build(small_opt(tmp_path, train__ema_decay=0.99))
+    before = copy.deepcopy(model.net_g_ema.state_dict())
+    for parameter in model.net_g.parameters():
+        parameter.data += 1  # away from the average
+    step(model, n, batch())
+    for key, value in model.net_g.state_dict().items():
+        torch.testing.assert_close(model.net_g_ema.state_dict()[key], decay * before[key] + (1 - decay) * value)
+
+
+def test_fused_pass_equals_two_passes(tmp_path):
+    model = build(small_opt(tmp_path))
+    model.feed_data(batch())
+    passes = []
+    handle = model.net_g.register_forward_hook(lambda *_: passes.append(1))
+    restored = model.restore_batch()
+    assert len(passes) == 1
+    handle.remove()
+    for actual, name in zip(restored, ('lq', 'real'), strict=True):
+        torch.testing.assert_close(actual, model.net_g(batch()[name]))
+
+
+# ---------------------------------------------------------------------- (7) NaN, (8) validation
+
+
+@pytest.mark.parametrize('key', ['gt', 'real'])
+def test_a_nan_stops_the_run_before_it_reaches_the_weights(key, tmp_path):
+    model = build(small_opt(tmp_path))
+    step(model, 6, batch())
+    before, states = weights(model), copy.deepcopy([o.state_dict() for o in model.optimizers])
+    data = batch()
+    data[key][0, 0, 0, 0] = float('nan')
+    with pytest.raises(InputError, match=r'iteration 7.*l_pix.*lr'):
+        step(model, 7, data)
+    assert_equal(weights(model), before)
+    assert str([o.state_dict() for o in model.optimizers]) == str(states)
+    saved = torch.load(tmp_path / 'models' / 'net_g_before_nan_7.pth', weights_only=True)
+    assert_equal(saved['params'], model.net_g.state_dict())
+    assert_equal(saved['params_ema'], model.net_g_ema.state_dict())
+    assert (tmp_path / 'models' / 'net_diffusion_before_nan_7.pth').is_file()
+
+
+class Loader(list):
+    """Batches of one image, as far as validation looks at a data loader."""
+
+    def __init__(self, *batches, name='val'):
+        super().__init__({**images, 'lq_path': [f'{name}_{number}.png']} for number, images in enumerate(batches))
+        self.dataset = type('', (), {'opt': {'name': name}})
+
+
+MEASURED = []
+
+
+@METRIC_REGISTRY.register()
+def record_images(img, img2=None, **_):
+    MEASURED.append((img, img2))
+    return 0
+
+
+def one(tensor):
+    return tensor[:1]
+
+
+def test_no_image_is_measured_against_the_ground_truth_of_another(tmp_path):
+    val = {'val_freq': 1, 'save_img': False, 'metrics': {'record': {'type': 'record_images'}}}
+    model = build(small_opt(tmp_path, val=val))
+    step(model, 1, batch())
+    MEASURED.clear()
+    with_gt = {'lq': one(batch(1)['lq']), 'gt': one(batch(1)['gt'])}
+    without = {'lq': one(batch(2)['lq'])}
+    model.validation(Loader(without), 1, None)
+    model.validation(Loader(with_gt, name='paired'), 1, None)
+    model.validation(Loader(without), 1, None)
+    assert [img2 is None for _, img2 in MEASURED] == [True, False, True]
+
+
+def test_samples_of_the_training_batch_are_drawn_and_training_goes_on(tmp_path):
+    model = build(small_opt(tmp_path))
+    data = batch(3)
+    step(model, 1, data)
+    model.validation(Loader({'lq': one(batch(4)['lq']), 'gt': one(batch(4)['gt'])}), 1, None)
+    grid = cv2.imread(str(tmp_path / 'visualization' / 'samples_1.png'))[..., ::-1]
+    for row in range(2):
+        restored = [model.net_g_ema(data[name])[row] for name in ('lq', 'real')]
+        for column, image in enumerate([data['lq'][row], restored[0], data['gt'][row], data['real'][row], restored[1]]):
+            top, left = 2 + row * (SIZE + 2), 2 + column * (SIZE + 2)
+            expected = (image.detach().clamp(0, 1) * 255).permute(1, 2, 0).numpy()
+            assert np.abs(grid[top:top + SIZE, left:left + SIZE] - expected).max() < 0.6
+    assert model.net_g.training and model.net_diffusion.training
+    step(model, 2, batch(4))
+
+
+def test_validation_pads_and_tiles_as_val_says(tmp_path):
+    val = {'val_freq': 1, 'save_img': False, 'size_multiple': 2, 'tile': 4, 'tile_overlap': 1}
+    model = build(small_opt(tmp_path, val=val))
+    sizes = []
+    model.net_g_ema.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[-2:])))
+    model.feed_data({'lq': torch.rand(1, 3, 7, 5)})
+    model.test()
+    assert set(sizes) == {(4, 4)} and len(sizes) > 1
+    assert model.output.shape == (1, 3, 7, 5)
+
+
+# ---------------------------------------------------------------------- (9) any network of BasicSR
+
+
+@pytest.mark.parametrize('network', [
+    {'type': 'SwinIR', 'img_size': 8, 'window_size': 4, 'depths': [2], 'num_heads': [2], 'embed_dim': 12, 'mlp_ratio': 2,
+     'upscale': 1, 'upsampler': '', 'drop_path_rate': 0.0},
+    {'type': 'RCAN', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_group': 1, 'num_block': 1, 'squeeze_factor': 4,
+     'upscale': 1, 'img_range': 1.0},
+], ids=lambda network: network['type'])
+def test_any_network_of_basicsr_takes_a_joint_step(network, tmp_path):
+    model = NoiseDAModel(small_opt(tmp_path, network_g=network))
+    for parameter in model.net_diffusion.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    before = weights(model)
+    log = step(model, 1, batch())
+    assert all(math.isfinite(value) for value in log.values()) and log['grad_dif_real'] > 0
+    after = weights(model)
+    unmoved = [f'{name}.{key}' for name, net in networks(model).items() for key, parameter in net.named_parameters()
+               if torch.equal(before[f'{name}.{key}'], after[f'{name}.{key}'])]
+    assert not unmoved
+
+
+def test_a_network_that_changes_the_size_is_refused(tmp_path):
+    model = NoiseDAModel(small_opt(tmp_path, network_g={'type': 'Enlarging'}))
+    with pytest.raises(InputError, match='network_g.*same size'):
+        step(model, 1, batch())
+
+
+@ARCH_REGISTRY.register()
+class Enlarging(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, image):
+        return F.interpolate(image, scale_factor=2) * self.scale
+
+
+def test_basicsr_builds_the_model_by_its_name(tmp_path):
+    assert isinstance(build_model(small_opt(tmp_path)), NoiseDAModel)
