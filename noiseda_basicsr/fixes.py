@@ -77,15 +77,18 @@ def init_dist_slurm(backend, port=None):
 
 def parse_forced_value(text):
     """Value of ``--force_yml key=value`` as YAML reads it, and 1e-4 as a number; BasicSR keeps 1e-4 and -1 as text."""
-    value = yaml.safe_load(text.removeprefix('!!float'))
-    if isinstance(value, str):
-        if value.lower() == 'none':
-            return None
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    return value
+    return _as_number(yaml.safe_load(text.removeprefix('!!float')))
+
+
+def _as_number(value):
+    if isinstance(value, list):
+        return [_as_number(item) for item in value]
+    if isinstance(value, str) and value.lower() == 'none':
+        return None
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 _stock_create_train_val_dataloader = basicsr.train.create_train_val_dataloader
@@ -106,7 +109,8 @@ def create_train_val_dataloader(opt, logger):
         state = checkpoint.load_checkpoint(opt['path']['resume_state'])
         sampler.resume_epoch = state['epoch']
         sampler.samples_seen = (state['iter'] - state['epoch'] * per_epoch) * train_loader.batch_size
-    return train_loader, sampler, val_loaders, -(-total_iters // per_epoch), total_iters
+    last_epoch = -(-total_iters // per_epoch) - 1  # BasicSR loops over range(start, this + 1)
+    return train_loader, sampler, val_loaders, last_epoch, total_iters
 
 
 def prefetch_run(self):

@@ -1,0 +1,165 @@
+"""Each repair of BasicSR, against the fault it repairs."""
+import itertools
+import os
+from types import SimpleNamespace
+
+import basicsr.data.prefetch_dataloader as prefetch
+import pytest
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch.utils.data import Dataset
+
+from noiseda_basicsr import InputError, checkpoint, fixes, launch
+from noiseda_basicsr.sampler import ResumableSampler
+
+fixes.apply_fixes()
+
+
+@pytest.mark.parametrize('text, value', [
+    ('1e-4', 1e-4), ('-1', -1), ('!!float 1e-4', 1e-4), ('0.5', 0.5), ('3', 3), ('true', True), ('False', False),
+    ('~', None), ('none', None), ('[1, 1e-2]', [1, 1e-2]), ('a/b.pth', 'a/b.pth')])
+def test_forced_values_arrive_with_their_type(text, value):
+    parsed = fixes.parse_forced_value(text)
+    assert parsed == value and type(parsed) is type(value)
+
+
+class Failing(Dataset):
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        if index == 2:
+            raise InputError('image 2 is broken')
+        return index
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_prefetching_hands_on_what_a_worker_raises(workers):
+    loader = prefetch.PrefetchDataLoader(num_prefetch_queue=1, dataset=Failing(), num_workers=workers)
+    batches = iter(loader)
+    assert [next(batches).item(), next(batches).item()] == [0, 1]
+    with pytest.raises(InputError, match='image 2 is broken'):
+        next(batches)
+
+
+def test_a_failed_save_is_an_error_and_keeps_the_old_file(tmp_path, monkeypatch):
+    path = str(tmp_path / 'net.pth')
+    checkpoint.atomic_save({'a': 1}, path)
+
+    def full_disk(content, file):
+        file.write(b'half')
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr(torch, 'save', full_disk)
+    with pytest.raises(RuntimeError, match='net.pth.*No space left'):
+        checkpoint.atomic_save({'a': 2}, path)
+    assert torch.load(path) == {'a': 1}
+    assert os.listdir(tmp_path) == ['net.pth']
+
+
+def experiment(tmp_path, iterations):
+    opt = {'auto_resume': True, 'network_g': {}, 'network_diffusion': {},
+           'path': {'training_states': str(tmp_path / 'states'), 'models': str(tmp_path / 'models')}}
+    for folder in ('states', 'models'):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    for iteration in iterations:
+        torch.save({'iter': iteration, 'epoch': 0}, tmp_path / 'states' / f'{iteration}.state')
+        for net in ('g', 'diffusion'):
+            torch.save({'params': {'w': torch.ones(1000)}}, tmp_path / 'models' / f'net_{net}_{iteration}.pth')
+    return opt
+
+
+@pytest.mark.parametrize('broken, how', [
+    *itertools.product(['states/20.state', 'models/net_g_20.pth', 'models/net_diffusion_20.pth'], ['truncated', 'empty']),
+    ('models/net_g_20.pth', 'missing'), ('models/net_diffusion_20.pth', 'missing')])
+def test_auto_resume_passes_over_an_incomplete_checkpoint(tmp_path, broken, how, capsys):
+    opt = experiment(tmp_path, [9, 10, 20])
+    file = tmp_path / broken
+    content = file.read_bytes()
+    file.unlink() if how == 'missing' else file.write_bytes(content[:len(content) // 2] if how == 'truncated' else b'')
+    assert checkpoint.load_resume_state(opt)['iter'] == 10  # by number: 9 is the larger text
+    assert opt['path']['pretrain_network_g'].endswith('net_g_10.pth')
+    assert opt['path']['pretrain_network_diffusion'].endswith('net_diffusion_10.pth')
+    assert os.path.basename(broken) in capsys.readouterr().out
+
+
+def test_nothing_to_resume_starts_afresh(tmp_path):
+    assert checkpoint.load_resume_state(experiment(tmp_path, [])) is None
+
+
+def test_a_named_state_that_is_broken_is_refused(tmp_path):
+    opt = experiment(tmp_path, [10])
+    opt['auto_resume'] = False
+    opt['path']['resume_state'] = str(tmp_path / 'nowhere.state')
+    with pytest.raises(InputError, match='nowhere.state'):
+        checkpoint.load_resume_state(opt)
+
+
+def test_a_checkpoint_that_runs_code_is_refused(tmp_path):
+    torch.save({'params': SimpleNamespace()}, tmp_path / 'net.pth')
+    with pytest.raises(InputError, match='net.pth'):
+        checkpoint.load_checkpoint(str(tmp_path / 'net.pth'))
+
+
+@pytest.mark.parametrize('content, key, message', [
+    ({'weight': torch.ones(1)}, 'params', 'no entry .params.'),
+    ({'params': {'other': torch.ones(1)}}, 'params', 'do not fit'),
+    ({'params': {'weight': torch.ones(3, 1), 'bias': torch.ones(2)}}, 'params', 'do not fit'),
+])
+def test_foreign_weights_are_refused(tmp_path, content, key, message):
+    path = str(tmp_path / 'net.pth')
+    torch.save(content, path)
+    model = SimpleNamespace(get_bare_model=lambda net: net)
+    with pytest.raises(InputError, match=f'net.pth.*{message}'):
+        checkpoint.load_network(model, torch.nn.Linear(1, 2), path, True, key)
+
+
+@pytest.mark.parametrize('name, hint', [('SwinIr', 'SwinIR'), ('RestorationUnet', 'RestorationUNet'), ('@', 'known:')])
+def test_an_unknown_name_gets_a_suggestion(name, hint):
+    with pytest.raises(InputError, match=hint):
+        ARCH_REGISTRY.get(name)
+
+
+def loaders(monkeypatch, images, batch, state=None, tmp_path=None):
+    """What the launcher's create_train_val_dataloader makes of a data set of ``images`` images."""
+    sampler = ResumableSampler(range(images), 1, 0, 1)
+    loader = torch.utils.data.DataLoader(range(images), batch, sampler=sampler, drop_last=True)
+    stock_epochs = -(-100 // -(-images // batch))
+    monkeypatch.setattr(fixes, '_stock_create_train_val_dataloader',
+                        lambda opt, logger: (loader, sampler, [], stock_epochs, 100))
+    opt = {'path': {}}
+    if state:
+        opt['path']['resume_state'] = str(tmp_path / '1.state')
+        torch.save(state, tmp_path / '1.state')
+    return fixes.create_train_val_dataloader(opt, None)
+
+
+def test_all_iterations_are_trained_where_the_last_batch_is_dropped(monkeypatch):
+    loader, _, _, last_epoch, total = loaders(monkeypatch, images=15, batch=8)
+    assert (last_epoch + 1) * len(loader) == total  # BasicSR plans 50 epochs of one iteration
+
+
+def test_too_few_images_for_a_batch(monkeypatch):
+    with pytest.raises(InputError, match='dataset_enlarge_ratio'):
+        loaders(monkeypatch, images=3, batch=4)
+
+
+@pytest.mark.parametrize('iteration, epoch', [(1, 0), (3, 0), (5, 1), (6, 1)])
+def test_a_resumed_run_goes_on_where_it_stopped(monkeypatch, tmp_path, iteration, epoch):
+    def order(loader, sampler, epochs):
+        for number in epochs:
+            sampler.set_epoch(number)
+            yield from (batch.tolist() for batch in loader)
+
+    loader, sampler, *_ = loaders(monkeypatch, images=12, batch=4)
+    whole = list(order(loader, sampler, range(4)))
+    loader, sampler, *_ = loaders(monkeypatch, 12, 4, {'iter': iteration, 'epoch': epoch}, tmp_path)
+    assert list(order(loader, sampler, range(epoch, 4))) == whole[iteration:]
+
+
+def test_options_for_a_gpu_fit_a_machine_without_one(capsys):
+    opt = {'num_gpu': 4, 'datasets': {'train': {'prefetch_mode': 'cuda', 'pin_memory': True}}}
+    launch._fit_to_cpu(opt)
+    assert opt == {'num_gpu': 0, 'datasets': {'train': {'prefetch_mode': None, 'pin_memory': False}}}
+    assert 'num_gpu 4 -> 0' in capsys.readouterr().out

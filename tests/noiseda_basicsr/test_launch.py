@@ -1,0 +1,113 @@
+"""The launchers from outside: plain, resumed, on two processes, and stock BasicSR's."""
+import re
+import shutil
+from pathlib import Path
+
+import basicsr
+import pytest
+import torch
+from cli import ROOT, losses, run
+
+TRAIN, TEST = ROOT / 'scripts/train.py', ROOT / 'scripts/test.py'
+TINY, TINY_TEST = Path(__file__).with_name('tiny.yml'), Path(__file__).with_name('tiny_test.yml')
+
+
+@pytest.fixture
+def work(tmp_path, image_folder):
+    """A folder with the images that tiny.yml names."""
+    for seed, name in enumerate(['gt', 'lq', 'real']):
+        image_folder(name, 6, seed)
+    return tmp_path
+
+
+def train(work, *more, launcher=(), opt=TINY, expect=0):
+    process = run([*launcher, TRAIN, '-opt', opt, *more], work)
+    assert process.returncode == expect, process.stdout
+    return process.stdout
+
+
+def networks(work, name, label='latest'):
+    return [torch.load(work / f'experiments/{name}/models/net_{net}_{label}.pth') for net in ('g', 'diffusion')]
+
+
+def assert_equal(one, other):
+    for net_one, net_other in zip(one, other, strict=True):
+        for key, weights in net_one.items():
+            for name in weights:
+                assert torch.equal(weights[name], net_other[key][name]), f'{key} {name}'
+
+
+def test_train_resume_and_test(work):
+    """One run of 8 iterations; one stopped in the middle of an epoch and resumed; the result restored twice."""
+    output = train(work)
+    assert f'BasicSR {basicsr.__version__} from' in output
+    assert sorted(losses(output)) == list(range(1, 9))
+    assert {'l_pix', 'l_noise', 'l_con', 'lambda', 'grad_pix', 'grad_dif_syn', 'grad_dif_real'} <= set(losses(output)[8])
+    assert (work / 'experiments/tiny/visualization/samples_8.png').is_file()
+    assert list((work / 'tb_logger/tiny').iterdir())
+
+    halves = ['--force_yml', 'name=halves']
+    train(work, *halves, 'train:total_iter=5', 'train:diffusion_opt:ramp_iters=8')
+    resumed = train(work, '--auto_resume', *halves, 'train:diffusion_opt:ramp_iters=8', 'datasets:train:num_worker_per_gpu=0')
+    assert losses(resumed) == {n: figures for n, figures in losses(output).items() if n > 3}
+    assert_equal(networks(work, 'tiny'), networks(work, 'halves'))
+
+    process = run([TEST, '-opt', TINY_TEST], work)
+    assert process.returncode == 0, process.stdout
+    assert len(list((work / 'results/tiny_test/visualization/pairs').glob('*.png'))) == 6
+    best = re.search(r'psnr: ([\d.]+)', process.stdout)[1]
+    assert best == re.findall(r'psnr: ([\d.]+)', output)[-1]  # as the last validation of the training
+
+
+def test_two_processes_train_and_validate(work):
+    launcher = ['-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29517']
+    output = train(work, '--launcher', 'pytorch', launcher=launcher)
+    assert sorted(losses(output)) == list(range(1, 9))
+    assert 'Validation val' in output
+
+
+def test_debug_flag(work):
+    train(work, '--debug', '--force_yml', 'train:total_iter=1')
+    assert (work / 'experiments/debug_tiny/models/net_g_latest.pth').is_file()
+
+
+@pytest.mark.parametrize('force, message', [
+    (['network_g:type=RestorationUnet'], 'did you mean RestorationUNet'),
+    (['network_g:wdith=3'], 'wdith'),
+    (['datasets:train:dataroot_real=nowhere'], 'dataroot_real: nowhere does not exist'),
+])
+def test_bad_input_is_one_message_and_no_traceback(work, force, message):
+    output = train(work, '--force_yml', *force, expect=2)
+    assert message in output.split('error: ')[-1]
+    assert 'Traceback' not in output
+
+
+def test_a_missing_option_file_is_named(work):
+    assert 'nowhere.yml: no such option file' in train(work, opt='nowhere.yml', expect=2)
+
+
+def test_manual_seed_can_be_forced(work):
+    """BasicSR seeds before it reads --force_yml."""
+    first = [losses(train(work, '--force_yml', f'manual_seed={seed}', 'train:total_iter=1'))[1] for seed in (0, 1)]
+    assert first[0]['l_pix'] != first[1]['l_pix']
+
+
+def test_stock_basicsr_trains_and_tests(work):
+    """``python basicsr/train.py`` of a checkout, with the import fix that BasicSR's master has."""
+    checkout = work / 'checkout'
+    shutil.copytree(Path(basicsr.__file__).parent, checkout / 'basicsr', ignore=shutil.ignore_patterns('__pycache__'))
+    degradations = checkout / 'basicsr/data/degradations.py'
+    degradations.write_text(degradations.read_text().replace('functional_tensor', 'functional'))
+    if not torch.cuda.is_available():  # beside a torch without CUDA torchvision itself needs help to import
+        (checkout / 'sitecustomize.py').write_text(
+            'import noiseda_basicsr.imports\nnoiseda_basicsr.imports._declare_missing_torchvision_operators()\n')
+    env = {'PYTHONPATH': f'{checkout}:{ROOT}'}
+    for name in ('gt', 'lq', 'real'):
+        shutil.copytree(work / name, checkout / name)
+    process = run(['basicsr/train.py', '-opt', TINY], checkout, env)
+    assert process.returncode == 0, process.stdout
+    assert sorted(losses(process.stdout)) == list(range(1, 9))
+    assert 'Set pretrain' not in process.stdout
+    process = run(['basicsr/test.py', '-opt', TINY_TEST], checkout, env)
+    assert process.returncode == 0, process.stdout
+    assert 'psnr' in process.stdout
