@@ -1,5 +1,6 @@
 """Repairs of BasicSR 1.4.2, one small function each. Only the launchers apply them (:func:`apply_fixes`)."""
 import difflib
+import inspect
 import os
 import subprocess
 
@@ -46,11 +47,13 @@ def model_to_device(self, net):
     """
     net = net.to(self.device)
     if self.opt['dist']:
+        known = inspect.signature(DistributedDataParallel).parameters
+        broadcast = 'forward_sync_buffers' if 'forward_sync_buffers' in known else 'broadcast_buffers'  # its old name
         return DistributedDataParallel(
             net,
             device_ids=[torch.cuda.current_device()] if self.device.type == 'cuda' else None,
-            broadcast_buffers=False,
-            find_unused_parameters=self.opt.get('find_unused_parameters', False))
+            find_unused_parameters=self.opt.get('find_unused_parameters', False),
+            **{broadcast: False})
     return DataParallel(net) if self.opt['num_gpu'] > 1 else net
 
 

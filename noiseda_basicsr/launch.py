@@ -1,4 +1,5 @@
 """BasicSR's ``train.py`` and ``test.py`` with the repairs on. All of BasicSR's flags work unchanged."""
+import gc
 import os
 import sys
 
@@ -35,6 +36,7 @@ def _run(pipeline):
         sys.exit(2)
     finally:
         if torch.distributed.is_initialized():
+            gc.collect()  # a DDP network that outlives its process group can hang gloo at exit (seen with torch 2.13)
             torch.distributed.destroy_process_group()
 
 

@@ -145,7 +145,8 @@ def test_equal_residuals_make_the_negatives_positive():
 
 
 @pytest.mark.parametrize('positive, negative, margin, active', [
-    (0.5, 0.5, 0.1, True), (0.5, 0.59, 0.1, True), (0.5, 0.61, 0.1, False), (0.2, 0.9, 0.1, False), (0.9, 0.2, 0, True)])
+    (0.5, 0.5, 0.1, True), (0.5, 0.59, 0.1, True), (0.5, 0.61, 0.1, False), (0.2, 0.9, 0.1, False),
+    (0.9, 0.2, 0, True)])
 def test_hinge_and_the_derivatives_of_l_dif(positive, negative, margin, active):
     d_pos = torch.tensor(positive, dtype=torch.float64, requires_grad=True)
     d_neg = torch.tensor(negative, dtype=torch.float64, requires_grad=True)
@@ -207,7 +208,8 @@ def test_l_dif_value_and_gradients_against_a_computation_by_hand(swaps, margin):
     l_con = (d_pos - d_neg + margin).clamp(min=0)
     torch.testing.assert_close(loss, DiffusionLoss(d_pos, l_con, (d_pos + l_con) / 2))
     wanted = [net.weight, *restored]
-    torch.testing.assert_close(torch.autograd.grad(loss.total, wanted), torch.autograd.grad((d_pos + l_con) / 2, wanted))
+    expected = torch.autograd.grad((d_pos + l_con) / 2, wanted)
+    torch.testing.assert_close(torch.autograd.grad(loss.total, wanted), expected)
 
 
 def test_negatives_are_not_detached():

@@ -41,7 +41,8 @@ def test_identity_network_returns_the_image(height, width, tiling, seed):
     torch.testing.assert_close(restore(net, image, **tiling), image, rtol=0, atol=1e-6)
 
     multiple, tile, overlap = tiling.values()
-    tiles = [max(0, math.ceil((length + -length % multiple - tile) / (tile - overlap))) + 1 for length in (height, width)]
+    padded = [length + -length % multiple for length in (height, width)]
+    tiles = [max(0, math.ceil((length - tile) / (tile - overlap))) + 1 for length in padded]
     assert net.calls == math.prod(tiles)  # as few as cover the image
 
 
@@ -77,7 +78,8 @@ def borders(length, tile, overlap):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('height, width, tile, overlap', [(20, 20, 8, 3), (9, 31, 9, 4), (23, 17, 10, 2), (30, 12, 12, 7)])
+@pytest.mark.parametrize('height, width, tile, overlap', [
+    (20, 20, 8, 3), (9, 31, 9, 4), (23, 17, 10, 2), (30, 12, 12, 7)])
 def test_tiled_equals_untiled_but_for_the_seams(height, width, tile, overlap):
     image, net = torch.rand(1, 3, height, width, dtype=torch.float64), convolution()
     tiled, whole = restore(net, image, tile=tile, tile_overlap=overlap), net(image)
@@ -90,7 +92,7 @@ def test_tiled_equals_untiled_but_for_the_seams(height, width, tile, overlap):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('overlap', [3, 8])
+@pytest.mark.parametrize('overlap', [3, 6])
 def test_blend_is_linear_so_a_seam_keeps_one_share_in_overlap_plus_one(overlap):
     tile, height = 12, 5
     width = 2 * tile - overlap  # two tiles, side by side

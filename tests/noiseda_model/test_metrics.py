@@ -8,12 +8,12 @@ import torch
 import torchvision
 from basicsr.metrics import calculate_metric
 from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
-from test_model import Loader, small_opt
 from torch import nn
 
 from noiseda_basicsr import InputError
 from noiseda_model import NoiseDAModel
 from noiseda_model.metrics import WEIGHTS_VARIABLE, calculate_lpips
+from tests.noiseda_model.test_model import Loader, small_opt
 
 
 @pytest.fixture(scope='module')

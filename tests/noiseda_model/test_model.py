@@ -206,8 +206,8 @@ def test_five_steps_equal_an_independent_implementation(variant, tmp_path, monke
         assert {name: log[name] for name in expected} == pytest.approx(expected, rel=1e-6)
         assert networks(model).keys() == reference.networks().keys()
         for name, net in reference.networks().items():
-            for (key, value), wanted in zip(getattr(model, name).named_parameters(), net.parameters(), strict=True):
-                torch.testing.assert_close(value, wanted, rtol=1e-6, atol=1e-9, msg=lambda m: f'{n} {name} {key} {m}')
+            for value, wanted in zip(getattr(model, name).parameters(), net.parameters(), strict=True):
+                torch.testing.assert_close(value, wanted, rtol=1e-6, atol=1e-9)
     if 'l_con' in log:
         assert (log['l_con'] == 0) == (variant == 'hinge closed')
 
@@ -380,7 +380,8 @@ def test_training_starts_from_pretrained_networks(tmp_path):
     first = build(small_opt(tmp_path))
     step(first, 1, batch())
     first.save(0, 1)
-    paths = {f'path__pretrain_network_{name}': str(tmp_path / 'models' / f'net_{name}_1.pth') for name in ('g', 'diffusion')}
+    files = {name: str(tmp_path / 'models' / f'net_{name}_1.pth') for name in ('g', 'diffusion')}
+    paths = {f'path__pretrain_network_{name}': file for name, file in files.items()}
     assert_equal(weights(NoiseDAModel(small_opt(tmp_path, **paths))), weights(first))
 
 
@@ -531,10 +532,10 @@ def test_validation_pads_and_tiles_as_val_says(tmp_path):
 
 
 @pytest.mark.parametrize('network', [
-    {'type': 'SwinIR', 'img_size': 8, 'window_size': 4, 'depths': [2], 'num_heads': [2], 'embed_dim': 12, 'mlp_ratio': 2,
-     'upscale': 1, 'upsampler': '', 'drop_path_rate': 0.0},
-    {'type': 'RCAN', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_group': 1, 'num_block': 1, 'squeeze_factor': 4,
-     'upscale': 1, 'img_range': 1.0},
+    {'type': 'SwinIR', 'img_size': 8, 'window_size': 4, 'depths': [2], 'num_heads': [2], 'embed_dim': 12,
+     'mlp_ratio': 2, 'upscale': 1, 'upsampler': '', 'drop_path_rate': 0.0},
+    {'type': 'RCAN', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_group': 1, 'num_block': 1,
+     'squeeze_factor': 4, 'upscale': 1, 'img_range': 1.0},
 ], ids=lambda network: network['type'])
 def test_any_network_of_basicsr_takes_a_joint_step(network, tmp_path):
     model = NoiseDAModel(small_opt(tmp_path, network_g=network))

@@ -3,12 +3,12 @@ import copy
 
 import pytest
 import torch
-from test_model import batch, small_opt, step
 
 from noiseda_basicsr import InputError
 from noiseda_basicsr.fixes import apply_fixes
 from noiseda_model import NoiseDAModel
 from noiseda_model.options import DIFFUSION_DEFAULTS, read_diffusion_options
+from tests.noiseda_model.test_model import batch, small_opt, step
 
 
 def diffusion(**options):
@@ -38,7 +38,8 @@ BAD = {  # changes of the options, what the message must hold
     'one condition, 9 channels': (
         {**diffusion(conditions=['syn'], residual_swap=False), 'network_diffusion__in_channels': 9},
         ['network_diffusion:in_channels', '9', 'must be 6']),
-    'two conditions, 6 channels': ({'network_diffusion__in_channels': 6}, ['network_diffusion:in_channels', '6', 'must be 9']),
+    'two conditions, 6 channels': (
+        {'network_diffusion__in_channels': 6}, ['network_diffusion:in_channels', '6', 'must be 9']),
     'no ref images': (
         {**diffusion(clean='ref', residual_swap=False), 'datasets__train__dataroot_ref': None},
         ['datasets:train:dataroot_ref', 'missing']),
@@ -53,8 +54,10 @@ BAD = {  # changes of the options, what the message must hold
     'unknown optimizer': ({'train__optim_g__type': 'Adamm'}, ['train:optim_g:type', 'Adamm']),
     'scale': ({'scale': 4}, ['scale: 4', 'scale 1']),
     'upscale': ({'network_g': {'type': 'SwinIR', 'upscale': 2}}, ['network_g', 'SwinIR', 'upscale: 1']),
-    'upscale by default': ({'network_g': {'type': 'RCAN', 'num_in_ch': 3, 'num_out_ch': 3}}, ['network_g', 'upscale: 1']),
-    'unknown architecture': ({'network_g__type': 'RestorationUnet'}, ['RestorationUnet', 'did you mean RestorationUNet']),
+    'upscale by default': (
+        {'network_g': {'type': 'RCAN', 'num_in_ch': 3, 'num_out_ch': 3}}, ['network_g', 'RCAN', 'upscale: 1']),
+    'unknown architecture': (
+        {'network_g__type': 'RestorationUnet'}, ["'RestorationUnet'", 'did you mean RestorationUNet']),
     'no architecture': ({'network_diffusion__type': None}, ['network_diffusion:type', 'missing']),
     'unknown argument': ({'network_g__widht': 4}, ['network_g', 'RestorationUNet', 'widht', 'width, depth, channels']),
     'unknown argument of the helper': (
@@ -63,7 +66,8 @@ BAD = {  # changes of the options, what the message must hold
     'tile and multiple': (val(tile=100, size_multiple=8), ['val:tile', '100', 'val:size_multiple (8)']),
     'tile within the overlap': (val(tile=32), ['val:tile', '32', 'val:tile_overlap']),
     'patch and multiple': (
-        {**val(size_multiple=16), 'datasets__train__gt_size': 24}, ['datasets:train:gt_size', '24', 'val:size_multiple (16)']),
+        {**val(size_multiple=16), 'datasets__train__gt_size': 24},
+        ['datasets:train:gt_size', '24', 'val:size_multiple (16)']),
 }
 
 

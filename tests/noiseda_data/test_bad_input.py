@@ -1,0 +1,190 @@
+"""What a user can do wrong with data: each mistake is an InputError that names the file or option and the remedy."""
+import os
+from os import path as osp
+
+import cv2
+import lmdb
+import numpy as np
+import pytest
+
+from noiseda_basicsr import InputError
+from noiseda_data import PairedUnpairedDataset
+from noiseda_data.lmdb_writer import create_lmdb
+
+AWGN = {'type': 'awgn', 'sigma': 25}
+
+
+def build(**options):
+    return PairedUnpairedDataset({'name': 'x', 'phase': 'train', 'gt_size': 8, **options})
+
+
+def fails(*words, within=build, **options):
+    """The message holds every word, in order."""
+    with pytest.raises(InputError, match='(?s)' + '.*'.join(words)):
+        within(**options)
+
+
+def remove(folder, name):
+    os.remove(osp.join(folder, name))
+
+
+@pytest.mark.parametrize('option', ['dataroot_gt', 'dataroot_lq', 'dataroot_real', 'dataroot_ref'])
+@pytest.mark.parametrize('source', ['nowhere', 'nowhere.lmdb', '{gt};nowhere'])
+def test_missing_source(pair_folders, option, source):
+    gt, lq = pair_folders()
+    options = {'dataroot_gt': gt, 'dataroot_lq': lq, option: source.format(gt=gt)}
+    fails(option, 'nowhere(.lmdb)? does not exist', 'Give a folder of images or an .lmdb folder', **options)
+
+
+def test_empty_folder(tmp_path):
+    (tmp_path / 'photos').mkdir()
+    (tmp_path / 'photos' / 'scan.exr').write_bytes(b'\x76\x2f\x31\x01')
+    folder = str(tmp_path / 'photos')
+    fails('photos: no image in this folder', 'looked for .png .jpg', dataroot_gt=folder, degradation=AWGN)
+
+
+@pytest.mark.parametrize(('lost', 'words'), [
+    ('meta_info.txt', ['x.lmdb: meta_info.txt is missing', 'scripts/create_lmdb.py']),
+    ('data.mdb', [r'x.lmdb: no LMDB here \(data.mdb is missing\)', 'scripts/create_lmdb.py']),
+])
+def test_half_an_lmdb(image_folder, tmp_path, lost, words):
+    target = str(tmp_path / 'x.lmdb')
+    create_lmdb(image_folder('x'), target)
+    remove(target, lost)
+    fails(*words, dataroot_gt=target, degradation=AWGN)
+
+
+def test_damaged_lmdb(image_folder, tmp_path):
+    target = tmp_path / 'x.lmdb'
+    create_lmdb(image_folder('x'), str(target))
+    (target / 'data.mdb').write_bytes(b'no database' * 1000)
+    fails('x.lmdb: LMDB cannot be opened', 'Make it anew', dataroot_gt=str(target), degradation=AWGN)
+
+
+def test_lmdb_that_lists_nothing(image_folder, tmp_path):
+    target = tmp_path / 'x.lmdb'
+    create_lmdb(image_folder('x'), str(target))
+    (target / 'meta_info.txt').write_text('\n')
+    fails('x.lmdb/meta_info.txt: lists no image', dataroot_gt=str(target), degradation=AWGN)
+
+
+def test_lmdb_that_lacks_a_listed_image(image_folder, tmp_path):
+    target = str(tmp_path / 'x.lmdb')
+    create_lmdb(image_folder('x', 1), target)
+    with lmdb.open(target, map_size=2**24) as environment, environment.begin(write=True) as transaction:
+        transaction.delete(b'000')
+    dataset = build(dataroot_gt=target, degradation=AWGN)
+    fails('x.lmdb key 000: listed in meta_info.txt but not in the database', '--check', within=lambda: dataset[0])
+
+
+@pytest.mark.parametrize('stream', ['gt', 'lq', 'real', 'ref'])
+@pytest.mark.parametrize('extension', ['.png', '.jpg', '.bmp', '.tif'])
+def test_truncated_image(image_folder, tmp_path, stream, extension):
+    folders = {f'dataroot_{name}': image_folder(name, 1) for name in ('gt', 'lq', 'real', 'ref')}
+    for name in ('gt', 'lq') if stream in ('gt', 'lq') else (stream,):
+        folder = tmp_path / name
+        whole = cv2.imencode(extension, cv2.imread(str(folder / '000.png')))[1].tobytes()
+        remove(folder, '000.png')
+        (folder / f'000{extension}').write_bytes(whole[:len(whole) * 2 // 3] if name == stream else whole)
+    dataset = build(**folders)
+    fails(f'{stream}/000{extension}: cannot be decoded', 'Remove or replace it', within=lambda: dataset[0])
+
+
+@pytest.mark.parametrize('content', [b'', b'hello', b'\x89PNG\r\n\x1a\n'], ids=['empty', 'text', 'header'])
+def test_file_that_is_no_image(tmp_path, content):
+    (tmp_path / 'a.png').write_bytes(content)
+    dataset = build(dataroot_gt=str(tmp_path), degradation=AWGN)
+    fails('a.png: cannot be decoded', 'Remove or replace it', within=lambda: dataset[0])
+
+
+@pytest.mark.parametrize('dtype', [np.float32, np.int32])
+def test_neither_8_nor_16_bit(image_folder, dtype):
+    folder = image_folder('x', {'a.tif': np.ones((9, 9, 3), dtype)})
+    dataset = build(dataroot_gt=folder, degradation=AWGN)
+    fails(f'a.tif: {np.dtype(dtype)} pixels', 'convert it to 8 or 16 bit', within=lambda: dataset[0])
+
+
+@pytest.mark.parametrize('phase', ['train', 'val'])
+def test_pair_of_different_size(image_folder, phase):
+    gt = image_folder('gt', {'a.png': np.zeros((9, 12, 3), np.uint8)})
+    lq = image_folder('lq', {'a.png': np.zeros((12, 9, 3), np.uint8)})
+    dataset = build(dataroot_gt=gt, dataroot_lq=lq, phase=phase)
+    fails('lq/a.png is 9x12', 'gt/a.png is 12x9', 'must be of equal size', within=lambda: dataset[0])
+
+
+@pytest.mark.parametrize(('stream', 'words'), [
+    ('lq', ['dataroot_gt has 3 images and dataroot_lq 2; 1 gt and 0 lq', 'no lq for gt 001', 'filename_tmpl']),
+    ('gt', ['dataroot_gt has 2 images and dataroot_lq 3; 0 gt and 1 lq', 'no gt for lq 001', 'filename_tmpl']),
+])
+def test_count_of_pairs(pair_folders, stream, words):
+    folders = dict(zip(('gt', 'lq'), pair_folders(), strict=True))
+    remove(folders[stream], '001.png')
+    fails(*words, dataroot_gt=folders['gt'], dataroot_lq=folders['lq'])
+
+
+@pytest.mark.parametrize(('template', 'words'), [
+    (None, ['1 gt and 1 lq are without partner', 'no lq for gt 001', 'Names must match']),
+    ('{}_noisy', ['3 gt and 3 lq are without partner', 'no lq for gt 000']),
+])
+def test_names_of_pairs(pair_folders, template, words):
+    gt, lq = pair_folders()
+    os.rename(osp.join(lq, '001.png'), osp.join(lq, '007.png'))
+    fails(*words, dataroot_gt=gt, dataroot_lq=lq, filename_tmpl=template)
+
+
+def test_pairs_from_different_numbers_of_sources(pair_folders):
+    gt, lq = pair_folders()
+    fails('dataroot_gt has 6 images and dataroot_lq 3; 3 gt and 0 lq', dataroot_gt=f'{gt};{gt}', dataroot_lq=lq)
+
+
+@pytest.mark.parametrize(('changes', 'words'), [
+    ({'dataroot_rael': 'x'}, ['datasets:train', 'dataroot_rael', 'knows dataroot_gt, .*dataroot_real']),
+    ({'phase': 'val', 'mean': [0.5], 'gt_sise': 8}, ['datasets:val', 'gt_sise, mean', 'gt_size']),
+    ({'degradation': {'type': 'agwn'}}, ["unknown type 'agwn'", 'known: awgn']),
+    ({'degradation': {'sigma': 3}}, ['unknown type None', 'known: awgn']),
+    ({'degradation': {'type': 'awgn', 'sigmas': 25}}, ['degradation awgn', 'sigmas']),
+    ({'degradation': {'type': 'awgn'}}, ['degradation awgn', 'sigma']),
+    ({'degradation': {'type': 'awgn', 'sigma': [75, 0]}}, ['degradation', r'\[low, high\]', r'\[75, 0\]']),
+    ({'degradation': {'type': 'awgn', 'sigma': -1}}, ['degradation', 'sigma must be', '-1']),
+    ({'degradation': None}, ['datasets:train: give dataroot_lq, or degradation']),
+    ({'dataroot_lq': '{gt}'}, ['datasets:train: give dataroot_lq or degradation, not both']),
+    ({'dataroot_gt': None}, ['datasets:train: dataroot_gt is missing']),
+    ({'dataroot_gt': None, 'phase': 'val'}, ['datasets:val: dataroot_gt is missing']),
+    ({'gt_size': None}, ['datasets:train: gt_size', 'is missing']),
+    ({'scale': 4}, ['scale: 4 is super-resolution', 'scale 1']),
+    ({'scale': 2, 'phase': 'val'}, ['scale: 2']),
+    ({'batch_size_per_gpu': 4}, ['3 samples', 'one batch of 4', 'dataset_enlarge_ratio', 'batch_size_per_gpu']),
+    ({'batch_size_per_gpu': 31, 'dataset_enlarge_ratio': 10}, ['30 samples', 'one batch of 31']),
+], ids=str)
+def test_options(image_folder, changes, words):
+    gt = image_folder('gt')
+    options = {'dataroot_gt': gt, 'degradation': AWGN, **changes}
+    if options.get('dataroot_lq'):
+        options['dataroot_lq'] = gt
+    fails(*words, **options)
+
+
+@pytest.mark.xfail(reason='build_degradation and open_images catch the commonest slips only')
+@pytest.mark.parametrize(('changes', 'words'), [
+    ({'degradation': {'type': 'awgn', 'sigma': [0, 25, 75]}}, ['degradation', 'sigma', r'\[low, high\]']),
+    ({'degradation': 'awgn'}, ['degradation', 'type']),
+    ({'dataroot_real': ' ; '}, ['dataroot_real']),
+    ({'dataroot_gt': '{gt}/000.png'}, ['dataroot_gt: .*000.png is a file']),
+], ids=str)
+def test_rarer_slips(image_folder, changes, words):
+    gt = image_folder('gt')
+    options = {'dataroot_gt': gt, 'degradation': AWGN, **changes}
+    options['dataroot_gt'] = options['dataroot_gt'].format(gt=gt)
+    fails(*words, **options)
+
+
+@pytest.mark.parametrize('ratio', [1, 10])
+def test_exactly_one_batch_is_enough(image_folder, ratio):
+    options = {'dataset_enlarge_ratio': ratio, 'batch_size_per_gpu': 3 * ratio}
+    assert len(build(dataroot_gt=image_folder('gt'), degradation=AWGN, **options)) == 3
+
+
+def test_two_images_with_one_name(image_folder):
+    pixels = np.zeros((9, 9, 3), np.uint8)
+    folder = image_folder('gt', {'a.png': pixels, 'a.jpg': pixels})
+    fails('gt: two images are called a but for their extension', 'keep one', dataroot_gt=folder, degradation=AWGN)

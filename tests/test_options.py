@@ -1,0 +1,88 @@
+"""Every option file: it parses, builds (smaller), and takes a real step or restores a real image."""
+import sys
+
+import pytest
+import torch
+from basicsr.data import build_dataloader, build_dataset
+from basicsr.models import build_model
+from cli import ROOT
+
+from noiseda_basicsr.fixes import apply_fixes
+from noiseda_basicsr.launch import parse_options
+from noiseda_data.lmdb_writer import create_lmdb
+
+SMALLER = {
+    'RestorationUNet': {'width': 4, 'depth': 2},
+    'ConditionalUNet': {'width': 32, 'multipliers': [1], 'blocks': 1},
+    'SwinIR': {'depths': [1], 'num_heads': [2], 'embed_dim': 8},
+    'RCAN': {'num_feat': 8, 'squeeze_factor': 4, 'num_group': 1, 'num_block': 1},
+}
+apply_fixes()
+
+
+def option_files(kind):
+    files = sorted((ROOT / 'options' / kind).glob('*.yml'))
+    assert files
+    return [pytest.param(file, id=file.stem) for file in files]
+
+
+@pytest.fixture
+def parse(tmp_path, image_folder, monkeypatch):
+    """Read an option file as the launcher does, in a folder that holds all it names, and make its networks small."""
+    monkeypatch.chdir(tmp_path)
+
+    def make_source(path):
+        if path.endswith('.lmdb'):
+            create_lmdb(image_folder('images', 2), path)
+        else:
+            image_folder(path, 2)
+
+    def read(file):
+        monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(file)])
+        opt, _ = parse_options(str(tmp_path), is_train=file.parent.name == 'train')
+        for data_set in opt['datasets'].values():
+            for key in [key for key in data_set if key.startswith('dataroot_')]:
+                for path in data_set[key].split(';'):
+                    if not (tmp_path / path.strip()).exists():
+                        make_source(path.strip())
+        for block in ('network_g', 'network_diffusion'):
+            if block in opt:
+                opt[block].update(SMALLER[opt[block]['type']])
+        return opt
+
+    return read
+
+
+@pytest.mark.parametrize('file', option_files('train'))
+def test_train(file, parse):
+    opt = parse(file)
+    assert opt['name'] == file.stem.replace('train_demo', 'demo')
+    opt['path'].pop('pretrain_network_g', None)
+    train = opt['datasets']['train']
+    train.update(gt_size=16, batch_size_per_gpu=1, num_worker_per_gpu=0, persistent_workers=False)
+    loader = build_dataloader(build_dataset(train), train, num_gpu=0, seed=0)
+    model = build_model(opt)
+    before = {name: weights.clone() for name, weights in model.net_g.state_dict().items()}
+    model.feed_data(next(iter(loader)))
+    model.optimize_parameters(1)
+    log = model.get_current_log()
+    assert all(torch.isfinite(torch.tensor(value)) for value in log.values())
+    assert any(not torch.equal(before[name], weights) for name, weights in model.net_g.state_dict().items())
+    assert ('l_noise' in log) == ('network_diffusion' in opt)
+    assert ('l_con' in log) == (opt['train'].get('diffusion_opt') is not None and 'extension' not in file.stem)
+    if 'val' in opt['datasets']:
+        validate(model, opt, 'val')
+
+
+@pytest.mark.parametrize('file', option_files('test'))
+def test_test(file, parse):
+    opt = parse(file)
+    opt['path']['pretrain_network_g'] = None
+    validate(build_model(opt), opt, 'test')
+
+
+def validate(model, opt, phase):
+    data_set = build_dataset(opt['datasets'][phase])
+    model.validation(build_dataloader(data_set, opt['datasets'][phase]), 1, None, opt['val']['save_img'])
+    if 'metrics' in opt['val']:
+        assert all(0 < value < 100 for value in model.metric_results.values())
