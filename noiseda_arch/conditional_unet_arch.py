@@ -90,7 +90,7 @@ class ConditionalUNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm, SiLU, (resample,) conv; GroupNorm, FiLM by the embedding, SiLU, dropout, conv at zero; plus the input."""
+    """GroupNorm, SiLU, (resample,) conv; GroupNorm, FiLM, SiLU, dropout, conv starting at zero; plus the input."""
 
     def __init__(self, c_in, c_out, embedding, dropout, resample=None):
         super().__init__()

@@ -30,11 +30,12 @@ class RestorationUNet(nn.Module):
         super().__init__()
         width = PRESETS.get(width, width)
         if not isinstance(width, int) or width < 1:
-            raise ValueError(f'RestorationUNet: width must be a number of channels or one of {list(PRESETS)}, not {width!r}.')
+            raise ValueError(f'RestorationUNet: width must be a number or one of {list(PRESETS)}, not {width!r}.')
         widths = [width * 2**level for level in range(depth)]
         self.size_multiple = 2**(depth - 1)
-        self.encoder = nn.ModuleList(_stage(c_in, c_out) for c_in, c_out in zip([channels, *widths], widths))
-        pairs = list(zip(widths[:0:-1], widths[-2::-1]))  # (deeper, shallower), from the bottom up
+        inputs = [channels, *widths[:-1]]
+        self.encoder = nn.ModuleList(_stage(c_in, c_out) for c_in, c_out in zip(inputs, widths, strict=True))
+        pairs = list(zip(widths[:0:-1], widths[-2::-1], strict=True))  # (deeper, shallower), from the bottom up
         self.up = nn.ModuleList(nn.Conv2d(deep, shallow, 3, padding=1) for deep, shallow in pairs)
         self.decoder = nn.ModuleList(_stage(2 * shallow, shallow) for _, shallow in pairs)
         self.to_residual = nn.Conv2d(width, channels, 3, padding=1)
@@ -47,7 +48,7 @@ class RestorationUNet(nn.Module):
             x = stage(F.avg_pool2d(x, 2) if skips else x)
             skips.append(x)
         skips.pop()
-        for up, stage in zip(self.up, self.decoder):
+        for up, stage in zip(self.up, self.decoder, strict=True):
             x = up(F.interpolate(x, scale_factor=2, mode='bilinear', align_corners=True))
             x = stage(torch.cat([x, skips.pop()], dim=1))
         return image + self.to_residual(x)[..., :height, :width]

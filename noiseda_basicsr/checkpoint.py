@@ -84,8 +84,8 @@ def load_network(self, net, load_path, strict=True, param_key='params'):
         param_key = 'params'
     if param_key is not None:
         if param_key not in weights:
-            raise InputError(f'{load_path}: no entry {param_key!r} (it has {sorted(weights)[:4]}); set path:param_key_g, '
-                             'or ~ where the file holds the weights themselves.')
+            raise InputError(f'{load_path}: no entry {param_key!r} (it has {sorted(weights)[:4]}); set '
+                             'path:param_key_g, or ~ where the file holds the weights themselves.')
         weights = weights[param_key]
     weights = {name.removeprefix('module.'): value for name, value in weights.items()}
     net = self.get_bare_model(net)

@@ -6,6 +6,7 @@ import subprocess
 
 import basicsr.data.prefetch_dataloader as prefetch
 import basicsr.train
+import basicsr.utils
 import basicsr.utils.dist_util as dist_util
 import basicsr.utils.options as options
 import torch
@@ -29,6 +30,7 @@ def apply_fixes():
     BaseModel.load_network = checkpoint.load_network
     basicsr.train.load_resume_state = checkpoint.load_resume_state
     basicsr.train.EnlargedSampler = ResumableSampler
+    basicsr.train.MessageLogger = MessageLogger
     basicsr.train.create_train_val_dataloader = create_train_val_dataloader
     dist_util._init_dist_pytorch = init_dist_pytorch
     dist_util._init_dist_slurm = init_dist_slurm
@@ -114,6 +116,14 @@ def create_train_val_dataloader(opt, logger):
         sampler.samples_seen = (state['iter'] - state['epoch'] * per_epoch) * train_loader.batch_size
     last_epoch = -(-total_iters // per_epoch) - 1  # BasicSR loops over range(start, this + 1)
     return train_loader, sampler, val_loaders, last_epoch, total_iters
+
+
+class MessageLogger(basicsr.utils.MessageLogger):
+    """Counts the remaining time to 0; BasicSR's ends at "eta: -1 day, 23:59:59"."""
+
+    def __init__(self, opt, start_iter=1, tb_logger=None):
+        super().__init__(opt, start_iter, tb_logger)
+        self.max_iters += 1
 
 
 def prefetch_run(self):

@@ -32,5 +32,6 @@ def open_lmdb(path):
             _environments[real_path] = lmdb.open(
                 real_path, readonly=True, lock=False, readahead=False, meminit=False)
         except lmdb.Error as error:
-            raise InputError(f'{path}: LMDB cannot be opened ({error}). Make it anew with scripts/create_lmdb.py.')
+            raise InputError(f'{path}: LMDB cannot be opened ({error}). Make it anew with scripts/create_lmdb.py.') \
+                from error
     return _environments[real_path]

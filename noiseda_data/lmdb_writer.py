@@ -21,7 +21,8 @@ def create_lmdb(source, target, crop=None, step=None, keys=None, workers=None, c
     Args:
         source (str): Folder of images (8 or 16 bit; grey ones are stored with three channels).
         target (str): Ends with ``.lmdb``; must not exist.
-        crop (int): Side of the sub-images to cut, keys ``name_s001`` ...; images not larger stay whole. Default: no cut.
+        crop (int): Side of the sub-images to cut, keys ``name_s001`` ...; images not larger stay whole. Default: no
+            cut.
         step (int): Distance of neighbouring sub-images, less than ``crop`` for an overlap. Default: ``crop``.
         keys (set[str]): Take only these images (paths below ``source`` without extension). Default: all.
         workers (int): Threads that decode and encode. Default: one a core.
@@ -51,7 +52,8 @@ def create_lmdb(source, target, crop=None, step=None, keys=None, workers=None, c
     maker = LmdbMaker(partial, compress_level=compress_level)
     try:
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            chunks = [list(names)[start:start + 64] for start in range(0, len(names), 64)]  # bounds what waits in memory
+            # in chunks, to bound what waits in memory
+            chunks = [list(names)[start:start + 64] for start in range(0, len(names), 64)]
             with tqdm(total=len(names), unit='image', desc=osp.basename(target)) as progress:
                 for chunk in chunks:
                     for entries in pool.map(encode, chunk):
@@ -82,7 +84,8 @@ def check_lmdb(path):
     for key in tqdm(store.keys, unit='image', desc=osp.basename(path.rstrip('/'))):
         height, width = store.read(key).shape[:2]
         if not shapes[key].startswith(f'({height},{width},'):
-            raise InputError(f'{store.location(key)}: is {height}x{width}, meta_info.txt says {shapes[key]}. Make it anew.')
+            raise InputError(f'{store.location(key)}: is {height}x{width} but meta_info.txt says {shapes[key]}. '
+                             'Make the LMDB anew.')
     return len(store.keys)
 
 

@@ -87,9 +87,9 @@ class PairedUnpairedDataset(Dataset):
         missing, surplus = sorted(set(wanted) - set(lq.keys)), sorted(set(lq.keys) - set(wanted))
         if missing or surplus:
             example = f'no lq for gt {wanted[missing[0]][1]}' if missing else f'no gt for lq {surplus[0][1]}'
-            raise InputError(f'dataroot_gt has {len(gt.keys)} images and dataroot_lq {len(lq.keys)}; {len(missing)} gt and '
-                             f'{len(surplus)} lq are without partner ({example}). Names must match but for the extension '
-                             'and filename_tmpl.')
+            raise InputError(f'dataroot_gt has {len(gt.keys)} images and dataroot_lq {len(lq.keys)}; {len(missing)} gt '
+                             f'and {len(surplus)} lq are without partner ({example}). Names must match but for the '
+                             'extension and filename_tmpl.')
         return [(wanted[key], key) for key in sorted(wanted)]
 
     def _check_length(self):

@@ -29,8 +29,8 @@ class Restorer:
     """A trained restoration network, applied to whole 8-bit images.
 
     Args:
-        option_file (str): A train or test option file; its ``network_g`` is built, and ``val:size_multiple``, ``val:tile``
-            and ``val:tile_overlap`` are followed.
+        option_file (str): A train or test option file; its ``network_g`` is built, and ``val:size_multiple``,
+            ``val:tile`` and ``val:tile_overlap`` are followed.
         weights (str): net_g_*.pth; the averaged weights are taken where it has them.
 
     Raises:

@@ -26,7 +26,8 @@ def restore(net, image, size_multiple=1, tile=None, tile_overlap=32):
         for left in _starts(padded.shape[-1], tile, tile_overlap):
             area = (..., slice(top, top + tile), slice(left, left + tile))
             restored = net(padded[area])
-            ramp = _ramp(restored.shape[-2], tile_overlap, image)[:, None] * _ramp(restored.shape[-1], tile_overlap, image)
+            rows, columns = (_ramp(side, tile_overlap, image) for side in restored.shape[-2:])
+            ramp = rows[:, None] * columns
             total[area] += restored * ramp
             weights[area] += ramp
     return (total / weights)[..., :height, :width]

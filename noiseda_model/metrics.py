@@ -22,8 +22,8 @@ def calculate_lpips(img, img2, weights=None):
 
     Args:
         img, img2 (ndarray): (H, W, 3), BGR, uint8 in [0, 255].
-        weights (str): File with AlexNet's convolution weights in torchvision's key names. Default: the file named by the
-            environment variable NOISEDA_ALEXNET, else torchvision's own (cached, or downloaded).
+        weights (str): File with AlexNet's convolution weights in torchvision's key names. Default: the file named by
+            the environment variable NOISEDA_ALEXNET, else torchvision's own (cached, or downloaded).
 
     Returns:
         float
@@ -51,8 +51,8 @@ def _lpips_network(weights):
             warnings.simplefilter('ignore', UserWarning)
             net = lpips.LPIPS(net='alex', pnet_rand=weights is not None, verbose=False)
     except OSError as error:
-        raise InputError(f"LPIPS needs AlexNet's weights and they could not be downloaded ({error}). Set {WEIGHTS_VARIABLE} "
-                         'to a file of them, or remove lpips from val:metrics.') from error
+        raise InputError(f"LPIPS needs AlexNet's weights and they could not be downloaded ({error}). Set "
+                         f'{WEIGHTS_VARIABLE} to a file of them, or leave LPIPS out.') from error
     if weights is not None:
         _load_alexnet(net.net, torch.load(weights, map_location='cpu', weights_only=True), weights)
     return net.eval().to('cuda' if torch.cuda.is_available() else 'cpu')

@@ -123,8 +123,8 @@ class NoiseDAModel(SRModel):
         else:
             restored, restored_real = self.net_g(torch.cat([self.lq, self.real])).chunk(2)
         if restored.shape != self.lq.shape:
-            raise InputError(f'network_g turns {tuple(self.lq.shape)} into {tuple(restored.shape)}; it must map an image '
-                             'to an image of the same size and channels.')
+            raise InputError(f'network_g turns {tuple(self.lq.shape)} into {tuple(restored.shape)}; it must map an '
+                             'image to an image of the same size and channels.')
         return restored, restored_real
 
     def restoration_loss(self, restored):
@@ -182,9 +182,10 @@ class NoiseDAModel(SRModel):
             return
         self.save_networks(f'before_nan_{current_iter}')
         values = ', '.join(f'{name} {value.item():.3g}' for name, value in self.log.items())
-        raise InputError(f'iteration {current_iter}: the loss is not finite ({values}). The networks before this step are '
-                         f"in {self.opt['path']['models']} as net_*_before_nan_{current_iter}.pth. Lower train:optim_g:lr "
-                         'or train:diffusion_opt:beta, or look for broken images, then continue with --auto_resume.')
+        raise InputError(f'iteration {current_iter}: the loss is not finite ({values}). The networks before this step '
+                         f"are in {self.opt['path']['models']} as net_*_before_nan_{current_iter}.pth. Lower "
+                         'train:optim_g:lr or train:diffusion_opt:beta, or look for broken images, then continue with '
+                         '--auto_resume.')
 
     @torch.no_grad()
     def model_ema(self, decay=0.999):

@@ -37,7 +37,8 @@ def read_diffusion_options(opt):
         return None
     unknown = sorted(set(given) - set(DIFFUSION_DEFAULTS))
     if unknown:
-        raise InputError(f"train:diffusion_opt: unknown key {', '.join(unknown)}; known: {', '.join(DIFFUSION_DEFAULTS)}.")
+        raise InputError(f"train:diffusion_opt: unknown key {', '.join(unknown)}; known: "
+                         f"{', '.join(DIFFUSION_DEFAULTS)}.")
     options = {**DIFFUSION_DEFAULTS, **given}
     options['ramp_iters'] = options['ramp_iters'] or int(opt['train']['total_iter'])
 
@@ -87,7 +88,8 @@ def _check_network(block, arguments):
     try:
         bound = signature.bind(**arguments)
     except TypeError as error:
-        raise InputError(f"{block}: {arch.__name__} {error}; its arguments: {', '.join(signature.parameters)}.") from error
+        raise InputError(f"{block}: {arch.__name__} {error}; its arguments: "
+                         f"{', '.join(signature.parameters)}.") from error
     bound.apply_defaults()
     if bound.arguments.get('upscale', 1) != 1:
         raise InputError(f"{block}: {arch.__name__} would enlarge {bound.arguments['upscale']} times; this project "

@@ -1,8 +1,9 @@
 """Measure trained networks on the same test photos: a table, a CSV and one comparison picture.
 
-    python scripts/compare.py -opt options/train/polyu_adapted.yml --lq datasets/polyu_test_noisy.lmdb \\
+    python scripts/compare.py -opt options/train/train_polyu.yml --lq datasets/polyu_test_noisy.lmdb \\
         --gt datasets/polyu_test_clean.lmdb --out results/polyu \\
-        vanilla=experiments/polyu_vanilla/models/net_g_latest.pth adapted=experiments/polyu_adapted/models/net_g_latest.pth
+        vanilla=experiments/train_polyu_vanilla/models/net_g_latest.pth \\
+        adapted=experiments/train_polyu/models/net_g_latest.pth
 """
 import argparse
 import csv
@@ -11,6 +12,7 @@ import sys
 from os import path as osp
 
 import cv2
+
 from noiseda_basicsr import InputError
 from noiseda_model.evaluation import METRICS, Restorer, compare, comparison_picture, markdown_table
 
@@ -22,7 +24,7 @@ def main():
     parser.add_argument('--lq', required=True, help='folder or LMDB of degraded photos')
     parser.add_argument('--gt', required=True, help='folder or LMDB of their ground truth')
     parser.add_argument('--out', required=True, help='folder for comparison.png, figures.csv and table.md')
-    parser.add_argument('--lpips', action='store_true', help="LPIPS too (AlexNet's weights: NOISEDA_ALEXNET, or downloaded)")
+    parser.add_argument('--lpips', action='store_true', help="LPIPS too (AlexNet: NOISEDA_ALEXNET, or downloaded)")
     parser.add_argument('--show', type=int, default=4, help='photos in the picture (default: 4)')
     args = parser.parse_args()
     try:

@@ -16,7 +16,7 @@ def main():
     parser.add_argument('target', nargs='?', help='LMDB to write, NAME.lmdb')
     parser.add_argument('--crop', type=int, help='cut sub-images of this side')
     parser.add_argument('--step', type=int, help='distance of neighbouring sub-images (default: the crop)')
-    parser.add_argument('--only', help='text file with the images to take, one a line: path below the folder, no extension')
+    parser.add_argument('--only', help='text file of the images to take: paths below the folder, no extension')
     parser.add_argument('--workers', type=int, help='threads (default: one a core)')
     parser.add_argument('--compress-level', type=int, default=1, help='PNG compression 0-9 (default: 1)')
     parser.add_argument('--check', metavar='LMDB', help='read every entry of an LMDB and stop')

@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 
 def run(arguments, cwd, env=None, timeout=300):
     """Run Python with ``arguments`` in ``cwd`` on one thread; the finished process, output and errors joined."""
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': '', **(env or {})}
+    fixed = {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
+    environment = {**os.environ, **fixed, **(env or {})}
     return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, env=environment, timeout=timeout, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
 

@@ -48,7 +48,8 @@ def train(target, option_file, rank, world):
         model.optimize_parameters(step)
         losses.append(model.get_current_log())
     if rank == 0:
-        weights = [model.get_bare_model(net).state_dict() for net in (model.net_g, model.net_diffusion, model.net_g_ema)]
+        nets = (model.net_g, model.net_diffusion, model.net_g_ema)
+        weights = [model.get_bare_model(net).state_dict() for net in nets]
         torch.save({'losses': losses, 'weights': weights}, target)
 
 

@@ -71,7 +71,8 @@ def experiment(tmp_path, iterations):
 
 
 @pytest.mark.parametrize('broken, how', [
-    *itertools.product(['states/20.state', 'models/net_g_20.pth', 'models/net_diffusion_20.pth'], ['truncated', 'empty']),
+    *itertools.product(
+        ['states/20.state', 'models/net_g_20.pth', 'models/net_diffusion_20.pth'], ['truncated', 'empty']),
     ('models/net_g_20.pth', 'missing'), ('models/net_diffusion_20.pth', 'missing')])
 def test_auto_resume_passes_over_an_incomplete_checkpoint(tmp_path, broken, how, capsys):
     opt = experiment(tmp_path, [9, 10, 20])
