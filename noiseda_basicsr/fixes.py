@@ -1,4 +1,5 @@
 """Repairs of BasicSR 1.4.2, one small function each. Only the launchers apply them (:func:`apply_fixes`)."""
+import datetime
 import difflib
 import inspect
 import os
@@ -60,11 +61,15 @@ def model_to_device(self, net):
 
 
 def init_dist_pytorch(backend, **kwargs):
-    """nccl with a GPU, gloo without one; BasicSR divides by a GPU count of zero. LOCAL_RANK names the GPU."""
+    """nccl with a GPU, gloo without one; BasicSR divides by a GPU count of zero. LOCAL_RANK names the GPU.
+
+    The other ranks wait two hours, not nccl's ten minutes, for rank 0 to validate.
+    """
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', os.environ['RANK'])) % torch.cuda.device_count())
     else:
         backend = 'gloo'
+    kwargs.setdefault('timeout', datetime.timedelta(hours=2))
     torch.distributed.init_process_group(backend=backend, **kwargs)
 
 

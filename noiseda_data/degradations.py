@@ -38,7 +38,7 @@ class CorrelatedNoise:
     does not shift the mean and PSNR measures noise, not a colour cast.
 
     Args:
-        sigma (float): Standard deviation in the mid-tones, on the 0-255 scale.
+        sigma (float): Standard deviation in the mid-tones, on the 0-255 scale; JPEG then takes some of it away.
         blur (float): Standard deviation of the correlating Gaussian, in pixels.
         quality (int): JPEG quality, 1-100.
     """
@@ -47,12 +47,14 @@ class CorrelatedNoise:
         self.sigma, self.blur, self.quality = sigma / 255, blur, quality
 
     def __call__(self, image, rng):
-        noise = cv2.GaussianBlur(rng.normal(size=image.shape), (0, 0), self.blur)
-        noise /= noise.std()
-        noisy = image + self.sigma * 2 * np.sqrt(np.clip(image * (1 - image), 0, None)) * noise
-        bgr = (noisy[..., ::-1].clip(0, 1) * 255).round().astype(np.uint8)
+        bgr = (self.add_noise(image, rng)[..., ::-1].clip(0, 1) * 255).round().astype(np.uint8)
         _, jpeg = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
         return cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32) / 255
+
+    def add_noise(self, image, rng):
+        noise = cv2.GaussianBlur(rng.normal(size=image.shape), (0, 0), self.blur)
+        noise /= noise.std()
+        return image + self.sigma * 2 * np.sqrt(np.clip(image * (1 - image), 0, None)) * noise
 
 
 DEGRADATIONS = {'awgn': AWGN, 'correlated_noise': CorrelatedNoise}

@@ -164,3 +164,18 @@ def test_options_for_a_gpu_fit_a_machine_without_one(capsys):
     launch._fit_to_cpu(opt)
     assert opt == {'num_gpu': 0, 'datasets': {'train': {'prefetch_mode': None, 'pin_memory': False}}}
     assert 'num_gpu 4 -> 0' in capsys.readouterr().out
+
+
+def test_slurm_variables_become_torchruns(monkeypatch):
+    started = {}
+    monkeypatch.setattr(torch.distributed, 'init_process_group', lambda **options: started.update(options))
+    monkeypatch.setattr(fixes.subprocess, 'getoutput', lambda command: 'node7' if 'node[7-8]' in command else '')
+    for name in ('MASTER_ADDR', 'MASTER_PORT', 'RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
+        monkeypatch.setenv(name, 'x')
+        monkeypatch.delenv(name)
+    for name, value in {'NODELIST': 'node[7-8]', 'PROCID': '3', 'NTASKS': '4', 'LOCALID': '1'}.items():
+        monkeypatch.setenv(f'SLURM_{name}', value)
+    fixes.init_dist_slurm('nccl')
+    assert [os.environ[name] for name in ('MASTER_ADDR', 'MASTER_PORT', 'RANK', 'WORLD_SIZE', 'LOCAL_RANK')] \
+        == ['node7', '29500', '3', '4', '1']
+    assert started['backend'] == ('nccl' if torch.cuda.is_available() else 'gloo')
