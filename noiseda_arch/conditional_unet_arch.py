@@ -36,8 +36,10 @@ class ConditionalUNet(nn.Module):
     def __init__(self, in_channels=9, out_channels=3, width=64, multipliers=(1, 2, 4, 8), blocks=2, dropout=0.2,
                  head_channels=32):
         super().__init__()
-        if width % GROUPS:
-            raise ValueError(f'ConditionalUNet: width must be a multiple of {GROUPS}, not {width}.')
+        if not isinstance(width, int) or width < 1 or width % GROUPS:
+            raise ValueError(f'ConditionalUNet: width must be a multiple of {GROUPS}, not {width!r}.')
+        if width * multipliers[-1] % head_channels:
+            raise ValueError(f'ConditionalUNet: head_channels {head_channels} must divide {width * multipliers[-1]}.')
         self.in_channels = in_channels
         self.size_multiple = 2**(len(multipliers) - 1)
         self.width = width

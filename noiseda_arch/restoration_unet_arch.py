@@ -28,7 +28,7 @@ class RestorationUNet(nn.Module):
 
     def __init__(self, width='S', depth=4, channels=3):
         super().__init__()
-        width = PRESETS.get(width, width)
+        width = PRESETS.get(width, width) if isinstance(width, str) else width
         if not isinstance(width, int) or width < 1:
             raise ValueError(f'RestorationUNet: width must be a number or one of {list(PRESETS)}, not {width!r}.')
         widths = [width * 2**level for level in range(depth)]

@@ -20,10 +20,10 @@ class AWGN:
     """
 
     def __init__(self, sigma):
-        low, high = (sigma, sigma) if np.isscalar(sigma) else sigma
-        if not 0 <= low <= high:
+        bounds = [sigma, sigma] if np.isscalar(sigma) else list(sigma)
+        if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1]:
             raise InputError(f'degradation: sigma must be s or [low, high] with 0 <= low <= high, not {sigma}.')
-        self.low, self.high = low / 255, high / 255
+        self.low, self.high = bounds[0] / 255, bounds[1] / 255
 
     def __call__(self, image, rng):
         sigma = rng.uniform(self.low, self.high)
@@ -69,6 +69,8 @@ def build_degradation(options):
     Raises:
         InputError: Unknown type or argument; the message names the known ones.
     """
+    if not isinstance(options, dict):
+        raise InputError(f'degradation: {options!r} must be a block, for example {{type: awgn, sigma: [0, 75]}}.')
     arguments = dict(options)
     name = arguments.pop('type', None)
     if name not in DEGRADATIONS:

@@ -41,6 +41,8 @@ def create_lmdb(source, target, crop=None, step=None, keys=None, workers=None, c
     if step is not None and (crop is None or not 0 < step <= crop):
         raise InputError(f'step {step}: must be between 1 and the crop ({crop}).')
     store = FolderStore(source)
+    if unknown := sorted(set(keys or ()) - set(store.keys)):
+        raise InputError(f'{source}: no image is called {unknown[0]} (paths below the folder, without extension).')
     names = _database_keys(store, [key for key in store.keys if keys is None or key in keys])
     partial = f'{target[:-5]}.partial.lmdb'
     shutil.rmtree(partial, ignore_errors=True)
@@ -49,6 +51,7 @@ def create_lmdb(source, target, crop=None, step=None, keys=None, workers=None, c
     def encode(key):
         return _encode(store.read(key), names[key], crop, step or crop, compress_level)
 
+    written = set()
     maker = LmdbMaker(partial, compress_level=compress_level)
     try:
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
@@ -57,8 +60,11 @@ def create_lmdb(source, target, crop=None, step=None, keys=None, workers=None, c
             with tqdm(total=len(names), unit='image', desc=osp.basename(target)) as progress:
                 for chunk in chunks:
                     for entries in pool.map(encode, chunk):
-                        for entry in entries:
-                            maker.put(*entry)
+                        for png, key, shape in entries:
+                            if key in written:
+                                raise InputError(f'{source}: two images or sub-images have the key {key}; rename one.')
+                            written.add(key)
+                            maker.put(png, key, shape)
                         progress.update()
     except BaseException:
         maker.close()

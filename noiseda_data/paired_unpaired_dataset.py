@@ -1,9 +1,11 @@
 """Synthetic pairs, real photos without ground truth, and clean references, drawn independently of each other."""
+import math
+
 import numpy as np
 import torch
 from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.registry import DATASET_REGISTRY
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from noiseda_basicsr import InputError
 from noiseda_data.degradations import build_degradation
@@ -93,7 +95,7 @@ class PairedUnpairedDataset(Dataset):
         return [(wanted[key], key) for key in sorted(wanted)]
 
     def _check_length(self):
-        samples = int(len(self) * self.opt.get('dataset_enlarge_ratio', 1)) // get_dist_info()[1]
+        samples = math.ceil(len(self) * self.opt.get('dataset_enlarge_ratio', 1) / get_dist_info()[1])
         batch = self.opt.get('batch_size_per_gpu', 1)
         if samples < batch:
             raise InputError(f'datasets:train: {samples} samples a process do not fill one batch of {batch}; raise '
@@ -122,7 +124,8 @@ class PairedUnpairedDataset(Dataset):
             images['lq'] = self.degrade(images['gt'], rng)
         item = {stream: torch.from_numpy(image.transpose(2, 0, 1).copy()) for stream, image in images.items()}
         if not self.is_train:
-            item['lq_path'] = lq_key[1] if lq_key else gt_key[1]
+            name = lq_key[1] if lq_key else gt_key[1]
+            item['lq_path'] = name.replace('/', '_') + '.png'  # BasicSR saves under the last part, less an extension
         return item
 
     def _read(self, stream, key):
@@ -134,8 +137,10 @@ class PairedUnpairedDataset(Dataset):
             return np.random.default_rng(int(index))
         if hasattr(index, 'draw'):
             return np.random.default_rng([self.seed % 2**63, *index.draw])
-        if self.stream is None:  # torch's seed differs between ranks, workers and epochs
-            self.stream = np.random.default_rng(torch.initial_seed() % 2**63)
+        worker = get_worker_info()
+        owner = worker.seed if worker else None  # differs between ranks, workers and epochs
+        if self.stream is None or owner != self.stream_owner:
+            self.stream, self.stream_owner = np.random.default_rng((owner or torch.initial_seed()) % 2**63), owner
         return self.stream
 
     def _augment(self, images, rng):

@@ -125,10 +125,15 @@ def open_images(roots, option):
         InputError: A source is missing, empty or no image source.
     """
     paths = [part.strip() for part in roots.split(';')] if isinstance(roots, str) else list(roots)
-    return JoinedStore([_open_one(osp.expanduser(path), option) for path in paths if path])
+    stores = [_open_one(osp.expanduser(path), option) for path in paths if path]
+    if not stores:
+        raise InputError(f'{option}: names no folder.')
+    return JoinedStore(stores)
 
 
 def _open_one(path, option):
+    if osp.isfile(path):
+        raise InputError(f'{option}: {path} is a file. Give a folder of images or an .lmdb folder.')
     if not osp.isdir(path):
         raise InputError(f'{option}: {path} does not exist. Give a folder of images or an .lmdb folder.')
     if osp.isfile(osp.join(path, 'data.mdb')) or path.rstrip('/').endswith('.lmdb'):

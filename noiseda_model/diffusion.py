@@ -104,7 +104,7 @@ def hinge(positive, negative, margin, mean=lambda value: value):
             batch and many processes compute what one would. Default: a single process.
     """
     gap = positive - negative + margin
-    return gap * (mean(gap.detach()) > 0)
+    return gap * (mean(gap.detach().clone()) > 0)  # a copy: all_reduce writes in place
 
 
 def diffusion_loss(net, clean, conditions, draws, negatives=None, margin=0.1, mean=lambda value: value):

@@ -10,12 +10,13 @@ import torch
 from basicsr.utils.registry import METRIC_REGISTRY
 
 from noiseda_basicsr import InputError
+from noiseda_basicsr.checkpoint import load_checkpoint
 
 WEIGHTS_VARIABLE = 'NOISEDA_ALEXNET'
 
 
 @METRIC_REGISTRY.register()
-def calculate_lpips(img, img2, weights=None):
+def calculate_lpips(img, img2, weights=None, better=None):
     """LPIPS 0.1 with AlexNet (Zhang et al., CVPR 2018): 0 for equal images, larger for more different ones.
 
     Usable in an option file: ``lpips: {type: calculate_lpips, better: lower}``.
@@ -24,6 +25,7 @@ def calculate_lpips(img, img2, weights=None):
         img, img2 (ndarray): (H, W, 3), BGR, uint8 in [0, 255].
         weights (str): File with AlexNet's convolution weights in torchvision's key names. Default: the file named by
             the environment variable NOISEDA_ALEXNET, else torchvision's own (cached, or downloaded).
+        better (str): Read by BasicSR, which hands the whole block on.
 
     Returns:
         float
@@ -54,7 +56,7 @@ def _lpips_network(weights):
         raise InputError(f"LPIPS needs AlexNet's weights and they could not be downloaded ({error}). Set "
                          f'{WEIGHTS_VARIABLE} to a file of them, or leave LPIPS out.') from error
     if weights is not None:
-        _load_alexnet(net.net, torch.load(weights, map_location='cpu', weights_only=True), weights)
+        _load_alexnet(net.net, load_checkpoint(weights), weights)
     return net.eval().to('cuda' if torch.cuda.is_available() else 'cpu')
 
 
@@ -65,4 +67,6 @@ def _load_alexnet(features, weights, path):
         key = f'features.{number}.{kind}'
         if key not in weights:
             raise InputError(f'{path}: no entry {key}; expected AlexNet weights in torchvision\'s key names.')
+        if weights[key].shape != parameter.shape:
+            raise InputError(f'{path}: {key} has the shape {tuple(weights[key].shape)}, not {tuple(parameter.shape)}.')
         parameter.data.copy_(weights[key])

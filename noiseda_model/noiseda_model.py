@@ -1,4 +1,5 @@
 """The joint training of a restoration network and a diffusion network."""
+import copy
 from collections import OrderedDict
 from os import path as osp
 
@@ -71,7 +72,10 @@ class NoiseDAModel(SRModel):
     def setup_schedulers(self):
         """The paper's learning rate is constant: train:scheduler may be missing."""
         if self.opt['train'].get('scheduler'):
+            given = self.opt
+            self.opt = {**given, 'train': copy.deepcopy(given['train'])}  # BasicSR pops ``type``
             super().setup_schedulers()
+            self.opt = given
 
     # ------------------------------------------------------------------ one step
 

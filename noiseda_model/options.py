@@ -1,6 +1,7 @@
 """Checks of the option file, early and in the user's words."""
 import inspect
 
+import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from noiseda_basicsr import InputError
@@ -44,13 +45,17 @@ def read_diffusion_options(opt):
 
     def require(holds, key, remedy):
         if not holds:
-            raise InputError(f'train:diffusion_opt:{key} is {options[key]}; {remedy}')
+            raise InputError(f'train:diffusion_opt:{key} is {options[key]!r}; {remedy}')
 
-    low, high = options['timesteps']
+    for key in ('margin', 'beta', 'gamma', 'ramp_iters'):
+        require(isinstance(options[key], (int, float)), key, 'it must be a number; YAML wants !!float 1e-4 or 0.0001.')
     require(options['clean'] in ('gt', 'ref'), 'clean', 'it must be gt or ref.')
     require(options['conditions'] in (['syn', 'real'], ['syn'], ['real']), 'conditions',
             'it must be [syn, real], [syn] or [real].')
-    require(1 <= low <= high < TIMESTEPS, 'timesteps', f'it must be [low, high] within 1 to {TIMESTEPS - 1}.')
+    steps = options['timesteps']
+    is_pair = isinstance(steps, (list, tuple)) and len(steps) == 2 and all(isinstance(step, int) for step in steps)
+    require(is_pair and 1 <= steps[0] <= steps[1] < TIMESTEPS, 'timesteps',
+            f'it must be [low, high] within 1 to {TIMESTEPS - 1}.')
     require(options['diffusion_range'] in ([0, 1], [-1, 1]), 'diffusion_range', 'it must be [0, 1] or [-1, 1].')
     if options['residual_swap']:
         require(options['clean'] == 'gt', 'clean', 'with ref, Eq. 2 and 3 fall away: set residual_swap: false.')
@@ -102,12 +107,14 @@ def check_optimizer(block, options):
     Raises:
         InputError
     """
+    if not hasattr(torch.optim, str(options.get('type'))):
+        raise InputError(f"{block}:type is {options.get('type')!r}, unknown to torch.optim; the paper's is Adam.")
     if not isinstance(options.get('lr'), (int, float)):
         raise InputError(f"{block}:lr is {options.get('lr')!r}, not a number; YAML wants !!float 1e-4 or 0.0001.")
 
 
 def check_validation(opt):
-    """val: and the patch size fit the sizes the network accepts.
+    """val: and the patch size fit the sizes the network accepts, and the metrics the images there are.
 
     Raises:
         InputError
@@ -117,6 +124,12 @@ def check_validation(opt):
     if tile is not None and (tile % multiple or tile <= val.get('tile_overlap', 32)):
         raise InputError(f'val:tile is {tile}; it must be a multiple of val:size_multiple ({multiple}) and larger than '
                          f"val:tile_overlap ({val.get('tile_overlap', 32)}).")
+    metrics = [metric['type'] for metric in (val.get('metrics') or {}).values() if metric['type'] != 'calculate_niqe']
+    for phase, data_set in opt.get('datasets', {}).items():
+        without_truth = not data_set.get('dataroot_gt') and data_set.get('type') == 'PairedUnpairedDataset'
+        if phase != 'train' and metrics and without_truth:
+            raise InputError(f'datasets:{phase}:dataroot_gt is missing and {metrics[0]} needs it; give it, or remove '
+                             'val:metrics (calculate_niqe alone needs no ground truth).')
     patch = opt.get('datasets', {}).get('train', {}).get('gt_size', multiple)
     if patch % multiple:
         raise InputError(f'datasets:train:gt_size is {patch}; it must be a multiple of val:size_multiple ({multiple}).')

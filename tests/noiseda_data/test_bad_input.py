@@ -164,7 +164,6 @@ def test_options(image_folder, changes, words):
     fails(*words, **options)
 
 
-@pytest.mark.xfail(reason='build_degradation and open_images catch the commonest slips only')
 @pytest.mark.parametrize(('changes', 'words'), [
     ({'degradation': {'type': 'awgn', 'sigma': [0, 25, 75]}}, ['degradation', 'sigma', r'\[low, high\]']),
     ({'degradation': 'awgn'}, ['degradation', 'type']),

@@ -106,8 +106,7 @@ def test_dots_and_spaces_become_underscores(image_folder, tmp_path):
     (['a.b.png', 'a_b.png'], None, 'a_b'),
     (['a b.png', 'a.b.png'], None, 'a_b'),
     (['a.png', 'a.jpg'], None, 'a but for their extension'),
-    pytest.param(['a.png', 'a_s001.png'], 4, 'a_s001', marks=pytest.mark.xfail(
-        reason='keys of sub-images are not compared with those of whole images')),
+    (['a.png', 'a_s001.png'], 4, 'a_s001'),
 ])
 def test_colliding_keys_are_refused(image_folder, tmp_path, names, crop, named):
     sizes = dict.fromkeys(names, (8, 8)) | {'a_s001.png': (4, 4)}
@@ -122,8 +121,7 @@ def test_colliding_keys_are_refused(image_folder, tmp_path, names, crop, named):
     ('x.mdb', {}, 'x.mdb: the name of an LMDB must end with .lmdb'),
     ('x.lmdb', {'step': 4}, 'step 4: must be between 1 and the crop'),
     ('x.lmdb', {'crop': 8, 'step': 9}, 'step 9: must be between 1 and the crop'),
-    pytest.param('x.lmdb', {'keys': {'000.png'}}, '000.png', marks=pytest.mark.xfail(
-        reason='keys that name no image are passed over')),
+    ('x.lmdb', {'keys': {'000.png'}}, '000.png'),
 ])
 def test_wrong_arguments_are_refused(image_folder, tmp_path, name, options, message):
     folder = image_folder('x', 1)
@@ -173,7 +171,7 @@ OTHER_SIZE = cv2.imencode('.png', np.zeros((5, 5, 3), np.uint8))[1].tobytes()
     (lambda entry: entry[:100] + bytes(50) + entry[150:], 'cannot be decoded'),
     (lambda entry: b'', 'cannot be decoded'),
     (lambda entry: None, 'not in the database'),
-    (lambda entry: OTHER_SIZE, r'is 5x5, meta_info.txt says \(40,48,3\)'),
+    (lambda entry: OTHER_SIZE, r'is 5x5\b.* meta_info.txt says \(40,48,3\)'),
 ], ids=['truncated', 'overwritten', 'empty', 'missing', 'size'])
 def test_check_finds_the_broken_entry(image_folder, tmp_path, change, message):
     target = str(tmp_path / 'x.lmdb')

@@ -64,6 +64,10 @@ BAD = {  # changes of the options, what the message must hold
         {'network_diffusion__base': 4}, ['network_diffusion', 'ConditionalUNet', 'base', 'multipliers']),
     'missing argument': ({'network_g': {'type': 'RCAN', 'upscale': 1}}, ['network_g', 'RCAN', 'num_in_ch']),
     'tile and multiple': (val(tile=100, size_multiple=8), ['val:tile', '100', 'val:size_multiple (8)']),
+    'a metric without truth': (
+        {**val(metrics={'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}),
+         'datasets__val': {'name': 'val', 'type': 'PairedUnpairedDataset', 'dataroot_lq': 'photos'}},
+        ['datasets:val:dataroot_gt', 'calculate_psnr', 'val:metrics']),
     'tile within the overlap': (val(tile=32), ['val:tile', '32', 'val:tile_overlap']),
     'patch and multiple': (
         {**val(size_multiple=16), 'datasets__train__gt_size': 24},
