@@ -1,16 +1,10 @@
 """What several test files share: small images in temporary folders."""
-import sys
-from pathlib import Path
+import cv2
+import numpy as np
+import pytest
+import torch
 
-# tests/ mirrors the names of the packages: behind it on the path they would be found as empty namespace packages.
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-
-import noiseda_model  # noqa: E402, F401  registers everything
+import noiseda_model  # noqa: F401  registers everything
 
 torch.set_num_threads(1)  # tensors here are too small for more
 
