@@ -61,7 +61,7 @@ def test_train_resume_and_test(work):
 
 
 def test_two_processes_train_and_validate(work):
-    launcher = ['-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29517']
+    launcher = ['-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone']
     output = train(work, '--launcher', 'pytorch', launcher=launcher)
     assert sorted(losses(output)) == list(range(1, 9))
     assert 'Validation val' in output
