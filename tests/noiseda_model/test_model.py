@@ -212,6 +212,24 @@ def test_five_steps_equal_an_independent_implementation(variant, tmp_path, monke
         assert (log['l_con'] == 0) == (variant == 'hinge closed')
 
 
+@pytest.mark.parametrize('variant', ['paired', 'extension', 'syn'])
+def test_a_step_in_fp32_equals_an_independent_implementation(variant, tmp_path, monkeypatch):
+    options = VARIANTS[variant]
+    optimizers = {f'train__optim_{net}': {'type': 'SGD', 'lr': 0.1} for net in ('g', 'diffusion')}
+    opt = small_opt(tmp_path, train__diffusion_opt=options, **optimizers)
+    opt['network_diffusion']['in_channels'] = 3 + 3 * len(options.get('conditions', ['syn', 'real']))
+    model = build(opt)
+    reference = Reference(model, options)
+    reference.adam_g = torch.optim.SGD(reference.g.parameters(), lr=0.1)
+    reference.adam_phi = torch.optim.SGD(reference.phi.parameters(), lr=0.1)
+    monkeypatch.setattr(model, 'draw', lambda clean: fixed_draws(5, torch.float32))
+    log, expected = step(model, 5, batch()), reference.step(5, batch(), fixed_draws(5, torch.float32))
+    assert {name: log[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    for net, other in ((model.net_g, reference.g), (model.net_diffusion, reference.phi)):
+        update, wanted = (torch.cat([p.grad.flatten() for p in nets.parameters()]) for nets in (net, other))
+        assert (update - wanted).norm() <= 1e-5 * wanted.norm() > 0  # SGD: the update is -0.1 of it
+
+
 # ---------------------------------------------------------------------- (2) gradients
 
 
