@@ -20,8 +20,8 @@ def work(tmp_path, image_folder):
     return tmp_path
 
 
-def train(work, *more, launcher=(), opt=TINY, expect=0):
-    process = run([*launcher, TRAIN, '-opt', opt, *more], work)
+def train(work, *more, opt=TINY, expect=0):
+    process = run([TRAIN, '-opt', opt, *more], work)
     assert process.returncode == expect, process.stdout
     return process.stdout
 
@@ -60,11 +60,35 @@ def test_train_resume_and_test(work):
     assert best == re.findall(r'psnr: ([\d.]+)', output)[-1]  # as the last validation of the training
 
 
+BATCH_NORM_NETWORK = """
+import noiseda_model
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+
+PLUGIN = 'bn_network'
+
+@ARCH_REGISTRY.register()
+class BatchNormNetwork(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1))
+"""
+
+
 def test_two_processes_train_and_validate(work):
+    """With batch norm and no EMA: rank 0 alone validates the very network whose buffers the ranks could share."""
+    (work / 'bn_network.py').write_text(BATCH_NORM_NETWORK)
+    options = TINY.read_text()
+    for old, new in {'noiseda_model.PLUGIN': 'bn_network.PLUGIN', 'ema_decay: 0.99': 'ema_decay: 0',
+                     '{type: RestorationUNet, width: 4, depth: 2}': '{type: BatchNormNetwork}'}.items():
+        assert old in options
+        options = options.replace(old, new)
+    (work / 'bn.yml').write_text(options)
     launcher = ['-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone']
-    output = train(work, '--launcher', 'pytorch', launcher=launcher)
-    assert sorted(losses(output)) == list(range(1, 9))
-    assert 'Validation val' in output
+    env = {'PYTHONPATH': f'{work}:{ROOT}'}
+    process = run([*launcher, TRAIN, '-opt', 'bn.yml', '--launcher', 'pytorch'], work, env)
+    assert process.returncode == 0, process.stdout
+    assert sorted(losses(process.stdout)) == list(range(1, 9))
+    assert 'Validation val' in process.stdout
 
 
 def test_debug_flag(work):
