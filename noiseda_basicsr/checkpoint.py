@@ -18,6 +18,7 @@ def atomic_save(content, path):
     """
     partial = f'{path}.partial'
     try:
+        os.makedirs(osp.dirname(path), exist_ok=True)
         with open(partial, 'wb') as file:
             torch.save(content, file)
             file.flush()
