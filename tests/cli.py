@@ -34,5 +34,5 @@ def losses(output):
             iteration = int(line.split(', iter:')[1].split(',')[0].replace(',', ''))
             figures = line.rsplit('] ', 1)[1].split()
             found[iteration] = dict(zip((name.rstrip(':') for name in figures[::2]), figures[1::2], strict=True))
-            del found[iteration]['images_per_s']
+            found[iteration].pop('images_per_s', None)
     return found
