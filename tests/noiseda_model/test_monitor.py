@@ -3,7 +3,7 @@ import pytest
 import torch
 from small import assert_equal, batch, build, small_opt, step, weights
 
-from noiseda_model.monitor import ShortcutMonitor, sensitivity
+from noiseda_model.monitor import ShortcutMonitor, is_blind, sensitivity
 
 
 def test_the_rise_of_a_known_error():
@@ -18,21 +18,29 @@ def test_the_rise_of_a_known_error():
     assert rises['syn_blur'] < -0.2  # the blur takes the variance away: 1/4 is left
 
 
-def test_a_blind_network_is_told(tmp_path, monkeypatch):
+@pytest.mark.parametrize('real, syn, blind', [
+    (-0.02, 0.05, True), (0.005, 0.05, True), (0.03, 0.05, False), (0.001, 0.002, False)])
+def test_blind_is_who_reads_the_synthetic_detail_only(real, syn, blind):
+    assert is_blind({'real_blur': real, 'syn_blur': syn, 'real_noise': 4.0}) is blind
+    assert not is_blind({'syn_blur': syn})
+
+
+def test_a_blind_network_is_told_once(tmp_path, monkeypatch):
     warnings = []
     monkeypatch.setattr('noiseda_model.monitor.get_root_logger',
                         lambda: type('Log', (), {'warning': lambda self, text: warnings.append(text)})())
+    monkeypatch.setattr('noiseda_model.monitor.BLIND', 1e-6)  # an untrained network does not look closely
     model = build(small_opt(tmp_path, train__diffusion_opt={'monitor_freq': 2, 'channel_shuffle': False}))
-    with torch.no_grad():
-        model.net_diffusion.stem.weight[:, 3:] *= 20
     log = step(model, 2, batch())
-    assert not warnings and log['shortcut_real_noise'] > 0.01
-    with torch.no_grad():
-        model.net_diffusion.stem.weight[:, 6:] = 0  # the real condition's channels
-        step(model, 3, batch())
-        model.net_diffusion.stem.weight[:, 6:] = 0
-    log = step(model, 4, batch())
-    assert abs(log['shortcut_real_noise']) < 0.01 < log['shortcut_syn_noise']
+    assert abs(log['shortcut_real_blur']) > 1e-6
+    model.optimizers[1].param_groups[0]['lr'] = 0
+    model.net_diffusion.stem.weight.data[:, 6:] = 0  # the real condition's channels
+    model.monitor.has_warned = False
+    warnings.clear()
+    monkeypatch.setattr('noiseda_model.monitor.is_blind', lambda rises: abs(rises['real_blur']) < 1e-6)
+    for n in (4, 5, 6):
+        log = step(model, n, batch())
+        assert abs(log['shortcut_real_noise']) < 1e-6 < abs(log['shortcut_syn_noise'])
     assert len(warnings) == 1 and 'Iteration 4' in warnings[0]
 
 
