@@ -22,7 +22,8 @@ def create_lmdb(source, target, crop=None, step=None, keys=None, workers=None, c
     ``.`` and spaces as ``_`` (BasicSR cuts a key at its first dot).
 
     Args:
-        source (str): Folder of images (8 or 16 bit; grey ones are stored with three channels), or an LMDB.
+        source (str): Folder of images (8 or 16 bit; grey ones are stored with three channels), or an LMDB, or a store
+            (:mod:`noiseda_data.store`).
         target (str): Ends with ``.lmdb``; must not exist.
         crop (int): Side of the sub-images to cut, keys ``name_s001`` ...; images not larger stay whole. Default: no
             cut.
@@ -46,9 +47,9 @@ def create_lmdb(source, target, crop=None, step=None, keys=None, workers=None, c
         raise InputError(f'{target}: exists already. Remove it or choose another name.')
     if step is not None and (crop is None or not 0 < step <= crop):
         raise InputError(f'step {step}: must be between 1 and the crop ({crop}).')
-    store = open_one(source, 'source')
+    store = open_one(source, 'source') if isinstance(source, str) else source
     if unknown := sorted(set(keys or ()) - set(store.keys)):
-        raise InputError(f'{source}: no image is called {unknown[0]} (paths below the folder, without extension).')
+        raise InputError(f'{store.path}: no image is called {unknown[0]} (paths below the folder, without extension).')
     names = _database_keys(store, [key for key in store.keys if keys is None or key in keys])
 
     def entries(key):
