@@ -1,4 +1,5 @@
 """SIDD's validation and benchmark blocks: MATLAB files of 40 photos x 32 blocks of 256x256, in and out."""
+import re
 from os import path as osp
 
 import numpy as np
@@ -23,8 +24,7 @@ class BlockStore:
     def __init__(self, path):
         self.path = path
         self.blocks = _read_blocks(path)
-        self.keys = [f'{photo:04d}_{block:02d}' for photo in range(1, self.blocks.shape[0] + 1)
-                     for block in range(1, self.blocks.shape[1] + 1)]
+        self.keys = [_key(*place) for place in np.ndindex(self.blocks.shape[:2])]
 
     def location(self, key):
         return f'{self.path} block {key}'
@@ -47,19 +47,26 @@ def save_submission(path, images, seconds_per_megapixel=0.0, description=None):
     Raises:
         InputError: The keys are no full grid of blocks.
     """
-    numbers = [tuple(int(part) for part in key.split('_')) for key in images if key.replace('_', '').isdigit()]
-    photos, blocks = (max(column, default=0) for column in (zip(*numbers, strict=True) if numbers else ((), ())))
-    cells = np.empty((photos, blocks), object)
-    try:
-        for photo, block in np.ndindex(cells.shape):
-            cells[photo, block] = images[f'{photo + 1:04d}_{block + 1:02d}']
-    except KeyError as error:
-        raise InputError(f'{path}: block {error} is missing; a submission needs every block.') from error
-    if cells.size != len(images) or not cells.size:
-        raise InputError(f'{path}: a submission is made of blocks called 0001_01 ... 0040_32, as noiseda-prepare and '
-                         f'the .mat files name them; these images are called otherwise ({next(iter(images), None)}).')
+    cells = np.empty(check_submission(path, images), object)
+    for photo, block in np.ndindex(cells.shape):
+        cells[photo, block] = images[_key(photo, block)]
     scipy.io.savemat(path, {'DenoisedBlocksSrgb': cells, 'TimeMPSrgb': float(seconds_per_megapixel),
                             'OptionalData': description or {'MethodName': ''}}, do_compression=True)
+
+
+def check_submission(path, names):
+    """(photos, blocks) of a submission of images of these names; arguments and errors as of :func:`save_submission`."""
+    names = set(names)
+    last = max(names, default='')
+    shape = tuple(int(number) for number in last.split('_')) if re.fullmatch(r'\d{4}_\d\d', last) else (0, 0)
+    if names != {_key(*place) for place in np.ndindex(shape)} or not names:
+        raise InputError(f'{path}: a submission needs every block, called 0001_01 to 0040_32 as SIDD\'s .mat files and '
+                         f'noiseda-prepare name them; these are {len(names)} images up to {last!r}.')
+    return shape
+
+
+def _key(photo, block):
+    return f'{photo + 1:04d}_{block + 1:02d}'
 
 
 def _read_blocks(path):
