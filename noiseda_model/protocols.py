@@ -247,6 +247,8 @@ def _open_results(args):
     if args.results and not (args.lq or args.opt or args.weights):
         return open_source(args.results, '--results')
     if args.lq and args.opt and args.weights and not args.results:
+        if not osp.isfile(args.opt):
+            raise InputError(f'{args.opt}: no such option file.')
         return RestoredStore(open_source(args.lq, '--lq'), Restorer(args.opt, args.weights))
     raise InputError('Give --results, or --lq with -opt and --weights.')
 
