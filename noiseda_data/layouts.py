@@ -35,7 +35,7 @@ class Part(NamedTuple):
     crop: int | None = None  # side of the sub-images to cut
     step: int | None = None  # their distance; default: their side
     tiles: int | None = None  # so many sub-images an image, drawn by its name; default: all
-    skip_incomplete: bool = False  # images without partner are left out and named; default: an error
+    skip_incomplete: bool = False  # what is missing is left out and named; default: an error
 
 
 class FileStore(FolderStore):
@@ -200,7 +200,7 @@ DATASETS = {
     'polyu': (
         Part(('polyu_train_noisy', None),
              match(*(rf'OriginalImages/(?!{POLYU_TEST}_)(.+)_{side}{IMAGE}' for side in ('Real', 'mean'))),
-             'OriginalImages/Canon5D2_chair_{Real,mean}.JPG', 22, (512, 512), crop=512, tiles=3, skip_incomplete=True),
+             'OriginalImages/Canon5D2_chair_{Real,mean}.JPG', 28, (512, 512), crop=512, tiles=3, skip_incomplete=True),
         Part(('polyu_test_noisy', 'polyu_test_clean'),
              match(*(rf'OriginalImages/({POLYU_TEST})_{side}{IMAGE}' for side in ('Real', 'mean'))),
              'OriginalImages/Canon5D2_bag_{Real,mean}.JPG', 12, (512, 512), crop=512, tiles=3, skip_incomplete=True),

@@ -116,7 +116,7 @@ def _plan_part(part, wanted, source, target, partial, raw):
         print(f'{", ".join(wanted)}: left out, no {part.looks_like} in {source}.')
         return []
     complete = _complete_names(part, stores, source, partial)
-    if part.images is not None and len(complete) != part.images and not partial:
+    if len(complete) != (part.images or len(complete)) and not (part.skip_incomplete or partial):
         raise InputError(
             f'{source}: {len(complete)} images for {", ".join(wanted)}, but the complete data set has {part.images} '
             f'({part.looks_like}). Complete the download, choose others with --only, or take these with --partial.')
@@ -214,8 +214,9 @@ def _report(jobs, shapes):
     for job in jobs:
         sizes = sorted({shape[1:].rpartition(',')[0].replace(',', 'x') for shape in shapes[job.target].values()})
         text = ', '.join(sizes[:4]) + (f' and {len(sizes) - 4} other sizes' if len(sizes) > 4 else '')
-        images = len(job.store.keys) // (job.part.tiles or 1)
-        print(f'{job.target:40} {images:8} {job.part.images or "-":>8} {len(shapes[job.target]):8}  {text}')
+        images, complete = len(job.store.keys) // (job.part.tiles or 1), job.part.images
+        note = '' if complete in (None, images) else '  INCOMPLETE'
+        print(f'{job.target:40} {images:8} {complete or "-":>8} {len(shapes[job.target]):8}  {text}{note}')
 
 
 def main(arguments=None):

@@ -247,7 +247,7 @@ def test_an_incomplete_download_is_taken_on_demand(download, tmp_path, capsys):
     prepare.prepare(made.parts, made.folder, str(tmp_path), partial=True)
     assert LmdbStore(str(tmp_path / 'Rain13K_rainy.lmdb')).keys == ['1']
     out = capsys.readouterr().out
-    assert 'without partner, left out: 10' in out and re.search(r'Rain13K_gt.lmdb +1 +2 +1 ', out)
+    assert 'without partner, left out: 10' in out and re.search(r'Rain13K_gt.lmdb +1 +2 +1  16x16  INCOMPLETE', out)
     os.remove(f'{made.folder}/train/Rain13K/target/1.jpg')
     with pytest.raises(InputError, match='no image of .* has its partner'):
         prepare.prepare(made.parts, made.folder, str(tmp_path / 'other'), partial=True)
@@ -280,8 +280,10 @@ def test_only_some(download, tmp_path):
 def test_polyu_skips_and_names_scenes_without_partner(download, tmp_path, capsys):
     made = download('polyu')
     os.remove(f'{made.folder}/OriginalImages/Canon5D2_chair_mean.JPG')
-    prepare.prepare([made.parts[0]._replace(images=1)], made.folder, str(tmp_path))
-    assert 'polyu_train_noisy: without partner, left out: Canon5D2_chair.' in capsys.readouterr().out
+    prepare.prepare(made.parts[:1], made.folder, str(tmp_path))
+    out = capsys.readouterr().out
+    assert 'polyu_train_noisy: without partner, left out: Canon5D2_chair.' in out
+    assert re.search(r'polyu_train_noisy.lmdb +1 +2 +3  8x8  INCOMPLETE', out)
     assert LmdbStore(str(tmp_path / 'polyu_train_noisy.lmdb')).keys == [f'SonyA7II_plant_{n}' for n in range(3)]
 
 
