@@ -33,7 +33,7 @@ class Protocol(NamedTuple):
 
     metrics: dict  # with ground truth; without one it is NIQE
     images: int | None = None  # of the complete test set
-    compare_with: str = ''  # published figures it may stand beside
+    comparable_with: str = ''  # published figures
 
 
 PROTOCOLS = {
@@ -222,7 +222,7 @@ def run(args):
     details = {
         'protocol': args.protocol, 'images': len(figures), 'complete_set': protocol.images,
         'gt': args.gt, 'results': args.results, 'lq': args.lq, 'option_file': args.opt, 'weights': args.weights,
-        'definition': definition(metrics), 'compare_with': protocol.compare_with if truth and complete else '',
+        'definition': definition(metrics), 'comparable_with': protocol.comparable_with if truth and complete else '',
     }
     write_report(args.out, figures, details)
     if args.submit:
@@ -260,6 +260,6 @@ def _print_summary(figures, details, folder):
           + '  '.join(f'{metric} {value:.4f}' for metric, value in means(figures).items()))
     if details['complete_set'] not in (None, details['images']):
         print(f'The complete test set has {details["complete_set"]} images: not comparable with published figures.')
-    if details['compare_with']:
-        print(f'Compare with {details["compare_with"]}.')
+    if details['comparable_with']:
+        print(f'Comparable with {details["comparable_with"]}.')
     print(f'Figures of every image are in {folder}/.')

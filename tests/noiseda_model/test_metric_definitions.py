@@ -179,6 +179,16 @@ def test_images_that_cannot_be_aligned():
         calculate_psnr_aligned(flat, truth)
 
 
+def test_lpips_without_any_weights(monkeypatch):
+    def offline(**_):
+        raise OSError('no route to host')
+    monkeypatch.delenv(metrics.WEIGHTS_VARIABLE, raising=False)
+    monkeypatch.setattr(metrics.lpips, 'LPIPS', offline)
+    metrics._lpips_network.cache_clear()
+    with pytest.raises(InputError, match=r'could not be downloaded \(no route to host\). Set NOISEDA_ALEXNET'):
+        calculate_lpips(*2 * [np.zeros((64, 64, 3), np.uint8)])
+
+
 # ------------------------------------------------------------------ NIQE
 
 def test_basicsrs_niqe_works_here_and_dislikes_noise():

@@ -20,7 +20,7 @@ from noiseda_data.lmdb_writer import create_lmdb
 from noiseda_data.sidd import BlockStore
 from noiseda_data.store import open_one
 from noiseda_model import NoiseDAModel
-from noiseda_model.evaluation import METRICS, Restorer
+from noiseda_model.evaluation import METRICS, Restorer, compare
 from noiseda_model.metrics import WEIGHTS_VARIABLE
 from noiseda_model.protocols import DEFINITIONS, NO_TRUTH, PROTOCOLS, evaluate, main, means, save_png, to_8bit
 from tests.noiseda_model.test_metrics import alexnet, weights  # noqa: F401  fixtures
@@ -137,15 +137,15 @@ def test_without_ground_truth(image_folder, tmp_path, capsys):
     folder = image_folder('x', {'a.png': smooth(0, (200, 200))})
     main(['--protocol', 'spa', '--results', folder, '--out', str(tmp_path / 'out')])
     report = summary(tmp_path / 'out')
-    assert list(report['mean']) == ['NIQE'] and report['mean']['NIQE'] > 0 and report['compare_with'] == ''
+    assert list(report['mean']) == ['NIQE'] and report['mean']['NIQE'] > 0 and report['comparable_with'] == ''
     assert 'no ground truth' in capsys.readouterr().out
 
 
-def test_complete_sets_say_what_they_compare_with(image_folder, tmp_path, capsys):
+def test_complete_sets_say_what_they_are_comparable_with(image_folder, tmp_path, capsys):
     folder = image_folder('x', {f'{number}.png': smooth(number, (16, 16)) for number in range(15)})
     main(['--protocol', 'cc', '--gt', folder, '--results', folder, '--no-lpips', '--out', str(tmp_path / 'out')])
-    assert 'Compare with the literature on CC.' in capsys.readouterr().out
-    assert summary(tmp_path / 'out')['compare_with'] == 'the literature on CC'
+    assert 'Comparable with the literature on CC.' in capsys.readouterr().out
+    assert summary(tmp_path / 'out')['comparable_with'] == 'the literature on CC'
 
 
 @pytest.mark.parametrize('kind', ['folder', 'lmdb', 'raw', 'mat'])
@@ -211,6 +211,14 @@ def test_basicsrs_pngs_have_the_right_colours_and_clamp(image_folder, tmp_path):
         model.validation(loader, 0, None, save_img=True)
         saved = cv2.imread(str(tmp_path / 'visualization/test/a_x.png'))[..., ::-1].astype(int)
         np.testing.assert_array_equal(saved, (image.astype(int) + change).clip(0, 255))
+
+
+def test_compare_measures_the_same(test_set):
+    gt, lq = test_set
+    figures = evaluate(open_one(lq, ''), open_one(gt, ''), {name: METRICS[name] for name in ('PSNR', 'SSIM')})
+    mean, photos = compare(lq, gt, {'same': lambda image: image})
+    assert mean['same'] == mean['degraded'] == means(figures)
+    assert {name: versions['same'][1] for name, versions in photos.items()} == figures
 
 
 def test_16_bit_images_are_rounded_to_8():
