@@ -21,12 +21,8 @@ class Job(NamedTuple):
     target: str
     store: object
     part: Part
+    crop: int | None  # side of the sub-images the writer has to cut
     done: bool
-
-    @property
-    def crop(self):
-        """Side of the sub-images the writer has to cut."""
-        return None if self.part.tiles else self.part.crop
 
 
 class TileStore:
@@ -127,7 +123,8 @@ def _plan_part(part, wanted, source, target, partial, raw):
             if part.tiles is not None:
                 store = TileStore(store, part.crop, part.tiles)
             path = osp.join(target, f'{name}.lmdb')
-            jobs.append(Job(path, store, part, _is_done(path, store, raw)))
+            crop = None if part.tiles else part.crop
+            jobs.append(Job(path, store, part, crop, _is_done(path, store, crop, raw)))
     return jobs
 
 
@@ -146,7 +143,8 @@ def _complete_names(part, stores, source, partial):
     return sorted(common)
 
 
-def _is_done(path, store, raw):
+def _is_done(path, store, crop, raw):
+    """Whether the LMDB is there already; an InputError if it is another one than would be written."""
     if not osp.exists(path):
         return False
     there, wanted = open_one(path, '--dst'), set(_database_keys(store, store.keys).values())
@@ -154,8 +152,11 @@ def _is_done(path, store, raw):
     if held != wanted:
         raise InputError(f'{path}: exists and holds other images than asked for, {min(held ^ wanted)} for example. '
                          'Remove it, or choose another --dst.')
-    if isinstance(there, RawStore) != raw:
-        raise InputError(f'{path}: exists as {"PNGs" if raw else "raw pixels"}. Remove it, or choose another --dst.')
+    longest = {max(shape) for key, shape in _shapes(path).items() if key not in wanted}  # of its sub-images
+    if longest - {crop} or isinstance(there, RawStore) != raw:
+        kind = 'raw pixels' if isinstance(there, RawStore) else 'PNGs'
+        raise InputError(f'{path}: exists as {kind}, {f"cut at {longest.pop()}" if longest else "not cut"}, other than '
+                         'asked for. Remove it, or choose another --dst.')
     return True
 
 
@@ -199,21 +200,32 @@ def _source_bytes(store):
 
 
 def _verify(job):
-    """Decode every entry; {key: size as meta_info.txt says it}."""
+    """Decode every entry; :func:`_shapes`."""
     check_lmdb(job.target)
-    shapes = {line.partition('.')[0]: line.split()[-2] for line in read_meta_info(job.target)}
-    size = job.part.size and f'({job.part.size[0]},{job.part.size[1]},3)'
+    shapes = _shapes(job.target)
     for key, shape in shapes.items():
-        if size and shape != size:
-            raise InputError(f'{job.target} key {key}: is {shape}, but this data set has {size}. Download it again.')
+        if shape != (job.part.size or shape):
+            raise InputError(f'{job.target} key {key}: is {_size(shape)}, but the images of this data set are '
+                             f'{_size(job.part.size)}. Download it again.')
     return shapes
+
+
+def _shapes(path):
+    """{key: (height, width)} as meta_info.txt says them."""
+    lines = (line.split() for line in read_meta_info(path))
+    return {name.partition('.')[0]: tuple(int(side) for side in shape.strip('()').split(',')[:2])
+            for name, shape, _ in lines}
+
+
+def _size(shape):
+    return '{}x{}'.format(*shape)
 
 
 def _report(jobs, shapes):
     print(f'\n{"LMDB":40} {"images":>8} {"complete":>8} {"entries":>8}  height x width')
     for job in jobs:
-        sizes = sorted({shape[1:].rpartition(',')[0].replace(',', 'x') for shape in shapes[job.target].values()})
-        text = ', '.join(sizes[:4]) + (f' and {len(sizes) - 4} other sizes' if len(sizes) > 4 else '')
+        sizes = sorted(set(shapes[job.target].values()))
+        text = ', '.join(map(_size, sizes[:4])) + (f' and {len(sizes) - 4} other sizes' if len(sizes) > 4 else '')
         images, complete = len(job.store.keys) // (job.part.tiles or 1), job.part.images
         note = '' if complete in (None, images) else '  INCOMPLETE'
         print(f'{job.target:40} {images:8} {complete or "-":>8} {len(shapes[job.target]):8}  {text}{note}')
@@ -254,5 +266,7 @@ def _parts(args):
         if args.name or args.crop or args.step:
             raise InputError(f'--name, --crop and --step are for folder; {args.dataset} is cut and named as it should.')
         return DATASETS[args.dataset]
+    if args.crop is not None and args.crop < 1:
+        raise InputError(f'--crop {args.crop}: must be at least 1.')
     name = args.name or osp.basename(osp.abspath(args.src))
     return Part((name,), lambda folder: (FolderStore(folder),), 'images', crop=args.crop, step=args.step),

@@ -1,6 +1,7 @@
 """noiseda-prepare: every data set in its official layout, whole and broken; what a stopped run leaves; the messages."""
 import os
 import re
+import shutil
 from collections import namedtuple
 from pathlib import Path
 
@@ -255,7 +256,7 @@ def test_an_incomplete_download_is_taken_on_demand(download, tmp_path, capsys):
 
 def test_entries_of_an_unexpected_size(download, tmp_path):
     made = download('cc')
-    with pytest.raises(InputError, match=r'CC_noisy.lmdb key 5dmark3_iso3200_1: is \(16,16,3\), .* has \(512,512,3\)'):
+    with pytest.raises(InputError, match=r'CC_noisy.lmdb key 5dmark3_iso3200_1: is 16x16, but .* are 512x512'):
         prepare.prepare([made.parts[0]._replace(size=(512, 512))], made.folder, str(tmp_path))
 
 
@@ -361,8 +362,29 @@ def test_raw_pixels(download, tmp_path):
     made = download('gopro')
     prepare.prepare(made.parts, made.folder, str(tmp_path), raw=True)
     assert isinstance(open_one(str(tmp_path / 'GoPro_blur.lmdb'), ''), RawStore)
-    with pytest.raises(InputError, match='GoPro_blur.lmdb: exists as raw pixels'):
+    with pytest.raises(InputError, match='GoPro_blur.lmdb: exists as raw pixels, cut at 8, other than'):
         prepare.prepare(made.parts, made.folder, str(tmp_path))
+
+
+@pytest.mark.parametrize(('before', 'now', 'message'), [
+    (['--crop', '16'], ['--crop', '24'], 'exists as PNGs, cut at 16'),
+    (['--crop', '16'], [], 'exists as PNGs, cut at 16'),
+    ([], ['--raw'], 'exists as PNGs, not cut'),
+    (['--raw'], [], 'exists as raw pixels, not cut'),
+])
+def test_an_existing_lmdb_of_another_kind(before, now, message, image_folder, tmp_path):
+    base = ['folder', '--src', image_folder('x', 2), '--dst', str(tmp_path)]
+    prepare.main([*base, *before])
+    prepare.main([*base, *before])  # kept
+    with pytest.raises(SystemExit, match=message):
+        prepare.main([*base, *now])
+
+
+def test_names_that_look_like_sub_images(image_folder, tmp_path):
+    folder = image_folder('x', {'a_s001.png': np.zeros((8, 8, 3), np.uint8)})
+    for _ in range(2):
+        prepare.main(['folder', '--src', folder, '--dst', str(tmp_path), '--crop', '16'])
+    assert LmdbStore(str(tmp_path / 'x.lmdb')).keys == ['a_s001']
 
 
 # ------------------------------------------------------------------ what is said beforehand
@@ -413,7 +435,11 @@ def test_command(image_folder, tmp_path, capsys):
         prepare.main([*arguments, '--src', folder, '--dst', str(tmp_path / 'out')])
     assert len(LmdbStore(str(tmp_path / 'out/mine.lmdb')).keys) == 2 * 3 * 4
     assert (tmp_path / 'out/my photos.lmdb').is_dir()
+    shutil.rmtree(tmp_path / 'out')
     for arguments, message in ((['coco', '--crop', '16'], '--name, --crop and --step are for folder'),
+                               (['folder', '--crop', '0'], '--crop 0: must be at least 1'),
+                               (['folder', '--step', '4'], 'step 4: must be between 1 and the crop'),
+                               (['folder', '--name', 'n', '--crop', '4', '--step', '9'], 'step 9: must be between'),
                                (['coco'], 'nothing of this data set is there; looked for train2017')):
         with pytest.raises(SystemExit, match=f'^error: .*{message}'):
             prepare.main([*arguments, '--src', folder, '--dst', str(tmp_path / 'out')])
