@@ -1,4 +1,4 @@
-"""Metrics for BasicSR's registry: LPIPS, MATLAB's SSIM, and metrics after alignment.
+"""Metrics for BasicSR's registry: LPIPS, the SSIMs of MATLAB and scikit-image, and metrics after alignment.
 
 PSNR, SSIM and NIQE are BasicSR's own. Images are arrays (H, W, 3), BGR, in [0, 255].
 """
@@ -83,7 +83,7 @@ def calculate_ssim_matlab(img, img2, better=None):
     """SSIM as MATLAB's ``ssim(A, ref)`` gives it for a colour image.
 
     MATLAB takes the H x W x 3 array for a volume: its Gaussian window, 11x11x11 with sigma 1.5, runs over the channels
-    too, borders are replicated, and the map is averaged over all of it. The SIDD figures of MPRNet, Restormer and
+    too, borders are replicated, and the map is averaged over all of it. The SIDD figures of MPRNet, Noise-DA and
     others are this one, which differs much from the usual mean over channels (``calculate_ssim``).
 
     Args:
@@ -102,6 +102,15 @@ def calculate_ssim_matlab(img, img2, better=None):
     ssim_map = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)
                 / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)))
     return float(ssim_map.mean())
+
+
+@METRIC_REGISTRY.register()
+def calculate_ssim_skimage(img, img2, better=None):
+    """SSIM with scikit-image's defaults: flat 7x7 window, sample covariance, mean over pixels and channels.
+
+    Noise-DA's published code measures RealBlur-J so.
+    """
+    return float(structural_similarity(img, img2, channel_axis=2, data_range=255))
 
 
 @METRIC_REGISTRY.register()

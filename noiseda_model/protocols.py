@@ -25,6 +25,7 @@ LUMA = {name: {**METRICS[name], 'test_y_channel': True} for name in ('PSNR', 'SS
 ALIGNED = {'PSNR': {'type': 'calculate_psnr_aligned'}, 'SSIM': {'type': 'calculate_ssim_aligned'},
            'LPIPS': {'type': 'calculate_lpips_aligned'}}
 MATLAB = {'SSIM_matlab': {'type': 'calculate_ssim_matlab'}}
+SKIMAGE = {'SSIM_skimage': {'type': 'calculate_ssim_skimage'}}
 NO_TRUTH = {'NIQE': {'type': 'calculate_niqe', 'crop_border': 0}}
 
 
@@ -38,11 +39,12 @@ class Protocol(NamedTuple):
 
 PROTOCOLS = {
     'sidd_val': Protocol(
-        METRICS | MATLAB, 1280, 'the paper (Table 1; its SSIM is most likely SSIM_matlab), and what others call SIDD '
-        'validation; not with the figures of the SIDD benchmark, whose ground truth is not public'),
+        METRICS | MATLAB, 1280, 'the paper (Table 1; its SSIM is SSIM_matlab) and what others call SIDD validation; '
+        'not with the figures of the SIDD benchmark, whose ground truth is not public'),
     'sidd_medium': Protocol(METRICS | MATLAB, None, 'nothing published: SIDD Medium is training data'),
     'spa': Protocol(LUMA | {'LPIPS': METRICS['LPIPS']}, 1000, 'the paper (Table 2) and others that measure Y'),
-    'realblur_j': Protocol(METRICS, 980, 'the paper (Table 3); not with figures after alignment'),
+    'realblur_j': Protocol(
+        METRICS | SKIMAGE, 980, 'the paper (Table 3; its SSIM is SSIM_skimage); not with figures after alignment'),
     'realblur_j_aligned': Protocol(
         ALIGNED, 980, 'the literature on RealBlur (Rim et al., MPRNet ...); not with the paper, which does not align'),
     'polyu': Protocol(METRICS, 100, 'the literature on PolyU if these are its 100 published crops'),
@@ -57,6 +59,8 @@ DEFINITIONS = {
                       'pixels and channels',
     'calculate_ssim_matlab': "as MATLAB's ssim on an H x W x 3 array: Gaussian window 11x11x11, sigma 1.5, over pixels "
                              'and channels, borders replicated; K1 0.01, K2 0.03; mean of the whole map',
+    'calculate_ssim_skimage': "scikit-image's defaults: flat window 7x7 where it fits into the image, sample covariance; "
+                              'K1 0.01, K2 0.03; mean over pixels and channels',
     'calculate_lpips': 'LPIPS 0.1, AlexNet, RGB in [-1, 1]; lower is better',
     'calculate_psnr_aligned': 'PSNR over the pixels that the aligned image covers',
     'calculate_ssim_aligned': 'Gaussian window 11x11, sigma 1.5, mean over channels and the covered pixels',

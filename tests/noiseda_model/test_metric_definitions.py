@@ -17,6 +17,7 @@ from noiseda_model.metrics import (
     calculate_psnr_aligned,
     calculate_ssim_aligned,
     calculate_ssim_matlab,
+    calculate_ssim_skimage,
 )
 from tests.noiseda_model.test_metrics import alexnet, weights  # noqa: F401  fixtures
 
@@ -67,7 +68,8 @@ def test_flat_images_by_hand(low, high):
     expected = 20 * math.log10(255 / (high - low)) if high > low else math.inf
     assert calculate_psnr(image, truth, 0) == pytest.approx(expected, abs=1e-9)
     luminance = (2 * low * high + 2.55**2) / (low**2 + high**2 + 2.55**2)  # no contrast: its term is 1
-    for ssim in (calculate_ssim(image, truth, 0), calculate_ssim_matlab(image, truth)):
+    for ssim in (calculate_ssim(image, truth, 0), calculate_ssim_matlab(image, truth),
+                 calculate_ssim_skimage(image, truth)):
         assert ssim == pytest.approx(luminance, abs=1e-6)
 
 
@@ -108,6 +110,19 @@ def test_matlabs_ssim_is_another_figure_than_the_mean_over_channels(pair):
     assert abs(calculate_ssim_matlab(image, truth) - calculate_ssim(image, truth, 0)) > 1e-3
     assert calculate_ssim_matlab(image[..., ::-1], truth[..., ::-1]) == pytest.approx(
         calculate_ssim_matlab(image, truth), abs=1e-12)
+
+
+def test_scikit_images_default_ssim_against_its_definition(pair):
+    """Flat 7x7 windows, variances with 48 in place of 49."""
+    image, truth = (np.lib.stride_tricks.sliding_window_view(image[:20, :23].astype(float), (7, 7), axis=(0, 1))
+                    for image in pair)
+    mean_x, mean_y = (windows.mean((-1, -2)) for windows in (image, truth))
+    variance_x, variance_y = (windows.var((-1, -2), ddof=1) for windows in (image, truth))
+    covariance = ((image * truth).mean((-1, -2)) - mean_x * mean_y) * 49 / 48
+    c1, c2 = 2.55**2, 7.65**2
+    expected = np.mean((2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+                       / (mean_x**2 + mean_y**2 + c1) / (variance_x + variance_y + c2))
+    assert calculate_ssim_skimage(*(image[:20, :23] for image in pair)) == pytest.approx(expected, abs=1e-6)
 
 
 # ------------------------------------------------------------------ after alignment
