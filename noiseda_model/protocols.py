@@ -59,7 +59,7 @@ DEFINITIONS = {
                       'pixels and channels',
     'calculate_ssim_matlab': "as MATLAB's ssim on an H x W x 3 array: Gaussian window 11x11x11, sigma 1.5, over pixels "
                              'and channels, borders replicated; K1 0.01, K2 0.03; mean of the whole map',
-    'calculate_ssim_skimage': "scikit-image's defaults: flat window 7x7 where it fits into the image, sample covariance; "
+    'calculate_ssim_skimage': "scikit-image's defaults: flat window 7x7 where it fits in, sample covariance; "
                               'K1 0.01, K2 0.03; mean over pixels and channels',
     'calculate_lpips': 'LPIPS 0.1, AlexNet, RGB in [-1, 1]; lower is better',
     'calculate_psnr_aligned': 'PSNR over the pixels that the aligned image covers',
