@@ -110,8 +110,10 @@ def evaluate(results, truth, metrics, filename_tmpl='{}', keep=None):
     Raises:
         InputError: Names do not match; a pair differs in size; an image cannot be read or measured.
     """
+    if '{}' not in filename_tmpl:
+        raise InputError(f'--filename-tmpl {filename_tmpl}: must hold {{}}, for the name of the ground truth.')
     names = results.keys if truth is None else truth.keys
-    keys = {name: filename_tmpl.format(name) if truth is not None else name for name in names}
+    keys = {name: name if truth is None else filename_tmpl.replace('{}', name) for name in names}
     if odd := sorted(set(keys.values()) ^ set(results.keys)):
         raise InputError(
             f'{results.path} ({len(results.keys)} images) and {truth.path} ({len(names)}) hold different names, '
@@ -160,7 +162,6 @@ def definition(metrics):
 
 def write_report(folder, figures, details):
     """Write ``figures.csv`` (a row an image, the last one ``mean``) and ``summary.json``; both say what is measured."""
-    os.makedirs(folder, exist_ok=True)
     with open(osp.join(folder, 'summary.json'), 'w') as file:
         per_image = {name: _without_infinity(row) for name, row in figures.items()}
         json.dump({**details, 'mean': _without_infinity(means(figures)), 'per_image': per_image}, file, indent=1)
@@ -214,6 +215,11 @@ def run(args):
     restored = {}
     if args.submit:
         check_submission(args.submit, truth.keys if truth else results.keys)
+    for folder in filter(None, (args.out, args.save, args.submit and osp.dirname(osp.abspath(args.submit)))):
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise InputError(f'{folder}: cannot be made ({error.strerror}). Choose another folder.') from error
 
     def keep(name, image):
         if args.submit:
@@ -244,7 +250,8 @@ def open_source(path, option):
 def save_png(path, image):
     """Write an RGB image."""
     os.makedirs(osp.dirname(path), exist_ok=True)
-    cv2.imwrite(path, image[..., ::-1])
+    if not cv2.imwrite(path, image[..., ::-1]):
+        raise InputError(f'{path}: cannot be written. Is the disk full?')
 
 
 def _open_results(args):

@@ -226,6 +226,12 @@ def test_16_bit_images_are_rounded_to_8():
     np.testing.assert_array_equal(to_8bit(image), [[[0, 0, 1], [1, 255, 254]]])
 
 
+def test_a_png_that_cannot_be_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(cv2, 'imwrite', lambda *_: False)
+    with pytest.raises(InputError, match='a.png: cannot be written. Is the disk full'):
+        save_png(str(tmp_path / 'a.png'), smooth(0))
+
+
 def test_means():
     figures = {'a': {'PSNR': 30.0, 'SSIM': 0.5}, 'b': {'PSNR': 34.0, 'SSIM': 0.9}}
     assert means(figures) == {'PSNR': 32, 'SSIM': pytest.approx(0.7)}
@@ -274,6 +280,8 @@ def test_what_cannot_be_aligned_is_named(test_set, image_folder):
     (['--results', 'LQ', '--lq', 'LQ'], 'Give --results, or'),
     (['--results', 'nowhere', '--gt', 'GT'], '--results: nowhere does not exist'),
     (['--results', 'LQ', '--gt', 'nowhere.mat'], 'nowhere.mat: no such file'),
+    (['--results', 'LQ', '--gt', 'GT', '--filename-tmpl', 'x_{a}'], r'--filename-tmpl x_\{a\}: must hold \{\}'),
+    (['--results', 'LQ', '--gt', 'GT', '--save', 'OPT'], 'opt.yml: cannot be made .* Choose another folder'),
     (['--results', 'LQ', '--gt', 'GT', '--submit', 'out.mat'], 'out.mat: a submission needs every block'),
     (['--lq', 'LQ', '--gt', 'GT', '-opt', 'OPT', '--weights', 'nowhere.pth'], 'nowhere.pth'),
     (['--lq', 'LQ', '--gt', 'GT', '-opt', 'nowhere.yml', '--weights', 'NET'], 'nowhere.yml: no such option file'),
@@ -283,7 +291,7 @@ def test_wrong_arguments(arguments, message, test_set, network, tmp_path):
     with pytest.raises(SystemExit, match=f'^error: .*{message}'):
         main(['--protocol', 'folder', '--no-lpips', '--out', str(tmp_path / 'out'),
               *(places.get(argument, argument) for argument in arguments)])
-    assert not (tmp_path / 'out').exists()
+    assert not list((tmp_path / 'out').glob('*'))
 
 
 def test_missing_lpips_weights_are_told(test_set, tmp_path, monkeypatch):
