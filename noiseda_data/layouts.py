@@ -100,6 +100,9 @@ def listed(list_file, columns):
                 path = line[column].removeprefix('.').lstrip('/')
                 if osp.isfile(osp.join(base, path)):
                     files[name] = path
+        if not any(found):
+            raise InputError(f'{lists[0]}: none of its files is there, {lines[0][0] if lines else "none named"} for '
+                             'example; they are looked for from its own folder on. Move it, or unpack the images.')
         return tuple(FileStore(base, files) for files in found)
     return find
 

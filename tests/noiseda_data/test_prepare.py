@@ -218,6 +218,11 @@ BREAKS = {
                             r'1 images lack their partner, .*blur_10\.png'),
     'all listed files missing': ('spa', lambda f: os.rename(f'{f}/real_world', f'{f}/moved'),
                                  'images lack their partner'),
+    'list without its images': ('realblur_j', lambda f: [os.mkdir(f'{f}/lists')] + [
+        os.rename(f'{f}/{name}', f'{f}/lists/{name}') for name in LISTS['realblur_j']],
+        r'lists/RealBlur_J_train_list.txt: none of its files is there, RealBlur-J_ECC.* Move it, or unpack'),
+    'empty list': ('realblur_j', lambda f: Path(f, 'RealBlur_J_train_list.txt').write_text(''),
+                   'RealBlur_J_train_list.txt: none of its files is there'),
     'list of other things': ('spa', lambda f: Path(f, 'real_world.txt').write_text('not a pair\n'),
                              "real_world.txt line 1: 'not a pair' is no pair"),
     'list with one column': ('realblur_j', lambda f: Path(f, 'RealBlur_J_test_list.txt').write_text(
