@@ -18,6 +18,8 @@ setup(
         'numpy',
         'opencv-python',
         'pyyaml',
+        'scikit-image',
+        'scipy',
         'setuptools; python_version >= "3.12"',  # BasicSR imports distutils
         'tb-nightly',
         'torch>=2.6',
@@ -27,6 +29,8 @@ setup(
     extras_require={'test': ['hypothesis', 'pytest', 'ruff']},
     entry_points={
         'console_scripts': [
+            'noiseda-evaluate = noiseda_model.protocols:main',
+            'noiseda-prepare = noiseda_data.prepare:main',
             'noiseda-train = noiseda_model.cli:train',
             'noiseda-test = noiseda_model.cli:test',
         ],

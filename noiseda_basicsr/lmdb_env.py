@@ -1,4 +1,5 @@
 """One LMDB environment per process and path."""
+import os
 from os import path as osp
 
 import lmdb
@@ -22,16 +23,22 @@ def open_lmdb(path):
         lmdb.Environment: Shared by every caller; do not close it.
 
     Raises:
-        InputError: The folder is missing or is no LMDB.
+        InputError: The folder is missing, is no LMDB, or was copied only in part.
     """
     real_path = osp.realpath(osp.expanduser(path))
     if real_path not in _environments:
-        if not osp.isfile(osp.join(real_path, 'data.mdb')):
+        data = osp.join(real_path, 'data.mdb')
+        if not osp.isfile(data):
             raise InputError(f'{path}: no LMDB here (data.mdb is missing). Make one with scripts/create_lmdb.py.')
         try:
-            _environments[real_path] = lmdb.open(
-                real_path, readonly=True, lock=False, readahead=False, meminit=False)
+            # readahead, unlike BasicSR: an image spans hundreds of pages, each a disk access of its own without it
+            environment = lmdb.open(real_path, readonly=True, lock=False)
         except lmdb.Error as error:
             raise InputError(f'{path}: LMDB cannot be opened ({error}). Make it anew with scripts/create_lmdb.py.') \
                 from error
+        whole = (environment.info()['last_pgno'] + 1) * environment.stat()['psize']
+        if os.stat(data).st_size < whole:  # reading the missing part would kill the process (SIGBUS)
+            environment.close()
+            raise InputError(f'{path}: data.mdb has {os.stat(data).st_size} of {whole} bytes; copy it again.')
+        _environments[real_path] = environment
     return _environments[real_path]

@@ -1,25 +1,29 @@
-"""LMDBs in BasicSR's format from folders of images, and their check."""
+"""LMDBs of encoded images (BasicSR's format) or of raw pixels, their check, and the way back to a folder."""
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from os import path as osp
 
 import cv2
-from basicsr.utils.lmdb_util import LmdbMaker
+import lmdb
 from tqdm import tqdm
 
 from noiseda_basicsr import InputError
-from noiseda_data.store import FolderStore, LmdbStore
+from noiseda_data.store import open_one, read_meta_info
+
+CHUNK = 16  # images decoded and written at once; more would only wait in memory
+LONGEST_KEY = 511  # bytes, LMDB's limit
 
 
-def create_lmdb(source, target, crop=None, step=None, keys=None, workers=None, compress_level=1):
-    """Write every image below ``source`` to an LMDB that this project and BasicSR read.
+def create_lmdb(source, target, crop=None, step=None, keys=None, workers=None, compress_level=1, raw=False):
+    """Write every image of ``source`` to an LMDB.
 
     The database appears under its name only when complete. Keys are the paths below ``source`` without extension, with
     ``.`` and spaces as ``_`` (BasicSR cuts a key at its first dot).
 
     Args:
-        source (str): Folder of images (8 or 16 bit; grey ones are stored with three channels).
+        source (str): Folder of images (8 or 16 bit; grey ones are stored with three channels), or an LMDB, or a store
+            (:mod:`noiseda_data.store`).
         target (str): Ends with ``.lmdb``; must not exist.
         crop (int): Side of the sub-images to cut, keys ``name_s001`` ...; images not larger stay whole. Default: no
             cut.
@@ -27,12 +31,15 @@ def create_lmdb(source, target, crop=None, step=None, keys=None, workers=None, c
         keys (set[str]): Take only these images (paths below ``source`` without extension). Default: all.
         workers (int): Threads that decode and encode. Default: one a core.
         compress_level (int): PNG compression, 0-9.
+        raw (bool): Store pixels as they are, for :class:`~noiseda_data.store.RawStore`: several times the size, but a
+            crop is read without decoding. Default: PNG, which BasicSR reads too.
 
     Returns:
         int: Number of entries written.
 
     Raises:
-        InputError: No or broken image, names that collide or are not ASCII, ``target`` exists or has another ending.
+        InputError: No or broken image, names that collide, are too long or not ASCII, ``target`` exists, has another
+            ending or does not fit on the disk.
     """
     if not target.endswith('.lmdb'):
         raise InputError(f'{target}: the name of an LMDB must end with .lmdb.')
@@ -40,43 +47,74 @@ def create_lmdb(source, target, crop=None, step=None, keys=None, workers=None, c
         raise InputError(f'{target}: exists already. Remove it or choose another name.')
     if step is not None and (crop is None or not 0 < step <= crop):
         raise InputError(f'step {step}: must be between 1 and the crop ({crop}).')
-    store = FolderStore(source)
+    store = open_one(source, 'source') if isinstance(source, str) else source
     if unknown := sorted(set(keys or ()) - set(store.keys)):
-        raise InputError(f'{source}: no image is called {unknown[0]} (paths below the folder, without extension).')
+        raise InputError(f'{store.path}: no image is called {unknown[0]} (paths below the folder, without extension).')
     names = _database_keys(store, [key for key in store.keys if keys is None or key in keys])
+
+    def entries(key):
+        """[(key in the database, value, line of meta_info.txt)] of an image, or of its sub-images."""
+        found = []
+        for suffix, patch in _sub_images(store.read(key), crop, step or crop):
+            name, shape = names[key] + suffix, '({},{},{})'.format(*patch.shape)
+            if raw:
+                found.append((name, patch.tobytes(), f'{name}.raw {shape} {patch.dtype}'))
+            else:
+                found.append((name, _png(patch, compress_level), f'{name}.png {shape} {compress_level}'))
+        return found
+
     partial = f'{target[:-5]}.partial.lmdb'
     shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(osp.dirname(osp.abspath(target)), exist_ok=True)
-
-    def encode(key):
-        return _encode(store.read(key), names[key], crop, step or crop, compress_level)
-
-    written = set()
-    maker = LmdbMaker(partial, compress_level=compress_level)
     try:
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            # in chunks, to bound what waits in memory
-            chunks = [list(names)[start:start + 64] for start in range(0, len(names), 64)]
-            with tqdm(total=len(names), unit='image', desc=osp.basename(target)) as progress:
-                for chunk in chunks:
-                    for entries in pool.map(encode, chunk):
-                        for png, key, shape in entries:
-                            if key in written:
-                                raise InputError(f'{source}: two images or sub-images have the key {key}; rename one.')
-                            written.add(key)
-                            maker.put(png, key, shape)
-                        progress.update()
-    except BaseException:
-        maker.close()
-        shutil.rmtree(partial)
-        raise
-    maker.close()
-    os.rename(partial, target)
-    return maker.counter
+            progress = tqdm(_in_chunks(pool, entries, list(names)), total=len(names), unit='image',
+                            desc=osp.basename(target))
+            count = _write(partial, progress)
+        os.rename(partial, target)
+    except lmdb.Error as error:
+        raise InputError(f'{target}: cannot be written ({error}). Is the disk full?') from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return count
+
+
+def extract_images(source, target, workers=None, compress_level=1):
+    """Write every image of an LMDB to a new folder of PNGs, the inverse of :func:`create_lmdb`.
+
+    Returns:
+        int: Number of images.
+
+    Raises:
+        InputError: ``source`` is missing or damaged, ``target`` exists.
+    """
+    if osp.exists(target):
+        raise InputError(f'{target}: exists already. Remove it or choose another name.')
+    store = open_one(source, 'source')
+    if outside := [key for key in store.keys if key.startswith('/') or '..' in key.split('/')]:
+        raise InputError(f'{store.location(outside[0])}: would be written outside {target}.')
+    partial = f'{target.rstrip("/")}.partial'
+    shutil.rmtree(partial, ignore_errors=True)
+
+    def extract(key):
+        file = osp.join(partial, f'{key}.png')
+        os.makedirs(osp.dirname(file), exist_ok=True)
+        with open(file, 'wb') as png:
+            png.write(_png(store.read(key), compress_level))
+
+    try:
+        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+            images = _in_chunks(pool, extract, store.keys)
+            for _ in tqdm(images, total=len(store.keys), unit='image', desc=osp.basename(target)):
+                pass
+        os.rename(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return len(store.keys)
 
 
 def check_lmdb(path):
-    """Decode every entry and compare its size with meta_info.txt.
+    """Read every entry and compare its size with meta_info.txt.
 
     Returns:
         int: Number of entries, all sound.
@@ -84,9 +122,8 @@ def check_lmdb(path):
     Raises:
         InputError: Names the first entry that is missing, damaged or of another size.
     """
-    store = LmdbStore(path)
-    with open(osp.join(path, 'meta_info.txt')) as file:
-        shapes = {line.split('.')[0]: line.split()[-2] for line in file if line.strip()}
+    shapes = {line.split('.')[0]: line.split()[-2] for line in read_meta_info(path)}
+    store = open_one(path, 'check')
     for key in tqdm(store.keys, unit='image', desc=osp.basename(path.rstrip('/'))):
         height, width = store.read(key).shape[:2]
         if not shapes[key].startswith(f'({height},{width},'):
@@ -96,24 +133,61 @@ def check_lmdb(path):
 
 
 def _database_keys(store, keys):
-    names = {}
+    """{key of the store: key in the database}."""
+    owners = {}
     for key in keys:
         name = key.replace('.', '_').replace(' ', '_')
         if not name.isascii():
             raise InputError(f'{store.location(key)}: rename it; BasicSR reads only ASCII keys.')
-        if name in names.values():
+        if len(name + '_s000') > LONGEST_KEY:
+            raise InputError(f'{store.location(key)}: rename it; with its folder, LMDB allows {LONGEST_KEY} letters.')
+        if name in owners:
             raise InputError(f'{store.location(key)}: another image has the same key {name}; rename one.')
-        names[key] = name
-    return names
+        owners[name] = key
+    return {key: name for name, key in owners.items()}
 
 
-def _encode(image, key, crop, step, compress_level):
-    """List of (PNG bytes, key, shape), the arguments of LmdbMaker.put."""
-    entries = []
-    for suffix, patch in _sub_images(image, crop, step):
-        _, png = cv2.imencode('.png', patch[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, compress_level])
-        entries.append((png.tobytes(), key + suffix, patch.shape))
-    return entries
+def _in_chunks(pool, function, arguments):
+    """pool.map, at most ``CHUNK`` ahead of what is asked for."""
+    for start in range(0, len(arguments), CHUNK):
+        yield from pool.map(function, arguments[start:start + CHUNK])
+
+
+def _write(path, images):
+    """Write a database and its meta_info.txt, which comes last: without it, none opens. Returns the entries' number."""
+    environment = lmdb.open(path, map_size=2**26, sync=False)
+    lines = {}
+    try:
+        for entries in images:
+            for key, _, line in entries:
+                if key in lines:
+                    raise InputError(f'{key}: two images or sub-images have this key; rename one.')
+                lines[key] = line
+            _put(environment, entries)
+        environment.sync(True)
+    finally:
+        environment.close()
+    with open(osp.join(path, 'meta_info.txt'), 'w') as file:
+        file.writelines(f'{line}\n' for line in lines.values())
+        file.flush()
+        os.fsync(file.fileno())
+    return len(lines)
+
+
+def _put(environment, entries):
+    """One transaction; where the map is full it grows and the transaction is done again."""
+    try:
+        with environment.begin(write=True) as transaction:
+            for key, value, _ in entries:
+                transaction.put(key.encode(), value)
+    except lmdb.MapFullError:
+        environment.set_mapsize(2 * environment.info()['map_size'])
+        _put(environment, entries)
+
+
+def _png(image, compress_level):
+    _, png = cv2.imencode('.png', image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, compress_level])
+    return png.tobytes()
 
 
 def _sub_images(image, crop, step):

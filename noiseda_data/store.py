@@ -1,9 +1,13 @@
-"""Where images come from: a folder, or an LMDB made by scripts/create_lmdb.py or BasicSR's create_lmdb.
+"""Where images come from: a folder, an LMDB of encoded images (BasicSR's format), or one of raw pixels.
 
-A store has ``keys`` (names without extension, sorted), ``read(key)`` and ``location(key)``, the words for it in an
-error. :func:`open_images` joins one or several into a :class:`JoinedStore`.
+A store has ``keys`` (names without extension, sorted), ``read(key)``, the image as an array (H, W, 3), and
+``location(key)``, the words for it in an error. Reading costs a decoding, but from the raw store, which hands out a
+view of the memory map: slicing a crop out of it touches that crop's bytes and no others.
+:func:`open_images` joins one or several stores into a :class:`JoinedStore`.
 """
+import math
 import os
+import re
 from os import path as osp
 
 import cv2
@@ -35,7 +39,7 @@ def decode(content, name):
         raise InputError(f'{name}: cannot be decoded as an image. Remove or replace it.')
     if image.dtype not in (np.uint8, np.uint16):
         raise InputError(f'{name}: {image.dtype} pixels; convert it to 8 or 16 bit.')
-    return np.ascontiguousarray(image[..., ::-1])
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def to_float(image):
@@ -75,25 +79,78 @@ class LmdbStore:
 
     def __init__(self, path):
         self.path = path
-        meta_info = osp.join(path, 'meta_info.txt')
-        if not osp.isfile(meta_info):
-            raise InputError(f'{path}: meta_info.txt is missing. Make the LMDB with scripts/create_lmdb.py.')
-        with open(meta_info) as file:
-            self.keys = sorted(line.split('.')[0] for line in file if line.strip())
-        if not self.keys:
-            raise InputError(f'{meta_info}: lists no image.')
+        self.keys = sorted(line.split('.')[0] for line in read_meta_info(path))
         open_lmdb(path)  # a missing or damaged database is told now, not by a worker later
 
     def location(self, key):
         return f'{self.path} key {key}'
 
     def read(self, key):
+        return decode(self.content(key), self.location(key))
+
+    def content(self, key):
+        """What the database holds for ``key``, as a memoryview.
+
+        It stays valid when the transaction has ended: the map is never closed and a finished database never written.
+        """
         with open_lmdb(self.path).begin(buffers=True) as transaction:
             content = transaction.get(key.encode())
-            if content is None:
-                raise InputError(f'{self.location(key)}: listed in meta_info.txt but not in the database. '
-                                 'Check it with scripts/create_lmdb.py --check.')
-            return decode(content, self.location(key))
+        if content is None:
+            raise InputError(f'{self.location(key)}: listed in meta_info.txt but not in the database. '
+                             'Check it with scripts/create_lmdb.py --check.')
+        return content
+
+
+class RawStore(LmdbStore):
+    """An LMDB of raw pixels: rows of RGB, uint8 or little-endian uint16, without header or padding.
+
+    meta_info.txt has a line ``key.raw (h,w,3) uint8`` (or ``uint16``) each. ``read`` returns a read-only view of the
+    memory map, made once per process and image; LMDB touches every page of an image then, and none afterwards.
+    """
+
+    line = re.compile(r'(?P<key>[^.]+)\.raw \((?P<height>\d+),(?P<width>\d+),3\) (?P<dtype>uint8|uint16)')
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.formats = {}
+        for text in read_meta_info(path):
+            if not (match := self.line.fullmatch(text)):
+                raise InputError(f'{path}/meta_info.txt: {text!r} is not of the form "key.raw (h,w,3) uint8" (or '
+                                 'uint16) that the first line has. Make the LMDB anew.')
+            self.formats[match['key']] = (int(match['height']), int(match['width']), 3), match['dtype']
+        self.views = {}
+
+    def __getstate__(self):
+        return {**self.__dict__, 'views': {}}  # a view belongs to its process
+
+    def read(self, key):
+        view = self.views.get(key)
+        return self._view(key) if view is None else view
+
+    def _view(self, key):
+        (shape, dtype), content = self.formats[key], self.content(key)
+        if len(content) != math.prod(shape) * np.dtype(dtype).itemsize:
+            raise InputError(f'{self.location(key)}: has {len(content)} bytes, not the {shape} {dtype} pixels that '
+                             'meta_info.txt says. Make the LMDB anew.')
+        self.views[key] = np.frombuffer(content, np.dtype(dtype).newbyteorder('<')).reshape(shape)
+        return self.views[key]
+
+
+def read_meta_info(path):
+    """The lines of an LMDB's meta_info.txt.
+
+    Raises:
+        InputError: It is missing or empty.
+    """
+    meta_info = osp.join(path, 'meta_info.txt')
+    if not osp.isfile(meta_info):
+        raise InputError(f'{path}: meta_info.txt is missing, so this is no finished LMDB. Make it with '
+                         'scripts/create_lmdb.py.')
+    with open(meta_info) as file:
+        lines = [line.strip() for line in file if line.strip()]
+    if not lines:
+        raise InputError(f'{meta_info}: lists no image.')
+    return lines
 
 
 class JoinedStore:
@@ -125,17 +182,19 @@ def open_images(roots, option):
         InputError: A source is missing, empty or no image source.
     """
     paths = [part.strip() for part in roots.split(';')] if isinstance(roots, str) else list(roots)
-    stores = [_open_one(osp.expanduser(path), option) for path in paths if path]
+    stores = [open_one(osp.expanduser(path), option) for path in paths if path]
     if not stores:
         raise InputError(f'{option}: names no folder.')
     return JoinedStore(stores)
 
 
-def _open_one(path, option):
+def open_one(path, option):
+    """Open one image source, a folder or an LMDB of either kind; arguments and errors as for :func:`open_images`."""
     if osp.isfile(path):
         raise InputError(f'{option}: {path} is a file. Give a folder of images or an .lmdb folder.')
     if not osp.isdir(path):
         raise InputError(f'{option}: {path} does not exist. Give a folder of images or an .lmdb folder.')
     if osp.isfile(osp.join(path, 'data.mdb')) or path.rstrip('/').endswith('.lmdb'):
-        return LmdbStore(path)
+        is_raw = '.raw ' in read_meta_info(path)[0]
+        return RawStore(path) if is_raw else LmdbStore(path)
     return FolderStore(path)

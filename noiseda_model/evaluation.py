@@ -18,7 +18,7 @@ from noiseda_basicsr.checkpoint import load_checkpoint
 from noiseda_data.store import open_images, to_float
 from noiseda_model.inference import restore
 
-METRICS = {
+METRICS = {  # as in an option file's val:metrics
     'PSNR': {'type': 'calculate_psnr', 'crop_border': 0},
     'SSIM': {'type': 'calculate_ssim', 'crop_border': 0},
     'LPIPS': {'type': 'calculate_lpips'},
@@ -79,7 +79,8 @@ def compare(lq_root, gt_root, restorers, metrics=('PSNR', 'SSIM')):
         if truth.shape != degraded.shape:
             raise InputError(f'{lq.location(key)} and {gt.location(key)} differ in size; a pair must be of equal size.')
         versions = {'degraded': degraded, **{name: restorer(degraded) for name, restorer in restorers.items()}}
-        photos[key[1]] = {name: (image, _measure(image, truth, metrics)) for name, image in versions.items()}
+        blocks = {metric: METRICS[metric] for metric in metrics}
+        photos[key[1]] = {name: (image, measure(image, truth, blocks)) for name, image in versions.items()}
         photos[key[1]]['truth'] = (truth, {})
     means = {
         name: {metric: float(np.mean([photo[name][1][metric] for photo in photos.values()])) for metric in metrics}
@@ -88,9 +89,21 @@ def compare(lq_root, gt_root, restorers, metrics=('PSNR', 'SSIM')):
     return means, photos
 
 
-def _measure(image, truth, metrics):
-    data = {'img': image[..., ::-1], 'img2': truth[..., ::-1]}  # BasicSR works in BGR
-    return {metric: float(calculate_metric(data, METRICS[metric])) for metric in metrics}
+def measure(image, truth, metrics):
+    """Figures of one image.
+
+    Args:
+        image (ndarray): (H, W, 3), uint8, RGB.
+        truth (ndarray | None): Its ground truth, of equal shape; None for metrics that need none.
+        metrics (dict): Name -> block as in an option file's ``val:metrics``.
+
+    Returns:
+        dict: Name -> float.
+    """
+    data = {'img': image[..., ::-1]}  # BasicSR works in BGR
+    if truth is not None:
+        data['img2'] = truth[..., ::-1]
+    return {name: float(calculate_metric(data, block)) for name, block in metrics.items()}
 
 
 def markdown_table(means):

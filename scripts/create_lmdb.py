@@ -1,19 +1,23 @@
-"""Make an LMDB from a folder of images, or check one.
+"""Make an LMDB from a folder of images or another LMDB, check one, or write one's images to a folder.
 
     python scripts/create_lmdb.py photos/ datasets/photos.lmdb --crop 512 --step 448
+    python scripts/create_lmdb.py datasets/photos.lmdb datasets/photos_raw.lmdb --raw
+    python scripts/create_lmdb.py datasets/photos_raw.lmdb photos/ --extract
     python scripts/create_lmdb.py --check datasets/photos.lmdb
 """
 import argparse
 import sys
 
 from noiseda_basicsr import InputError
-from noiseda_data.lmdb_writer import check_lmdb, create_lmdb
+from noiseda_data.lmdb_writer import check_lmdb, create_lmdb, extract_images
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('source', nargs='?', help='folder of images')
-    parser.add_argument('target', nargs='?', help='LMDB to write, NAME.lmdb')
+    parser.add_argument('source', nargs='?', help='folder of images, or an LMDB')
+    parser.add_argument('target', nargs='?', help='LMDB to write, NAME.lmdb (with --extract: folder)')
+    parser.add_argument('--raw', action='store_true', help='store raw pixels, not PNGs: larger, read without decoding')
+    parser.add_argument('--extract', action='store_true', help='write the images of an LMDB to a folder of PNGs')
     parser.add_argument('--crop', type=int, help='cut sub-images of this side')
     parser.add_argument('--step', type=int, help='distance of neighbouring sub-images (default: the crop)')
     parser.add_argument('--only', help='text file of the images to take: paths below the folder, no extension')
@@ -27,11 +31,15 @@ def main():
         if args.check:
             print(f'{args.check}: {check_lmdb(args.check)} images, all readable.')
             return
+        if args.extract:
+            print(f'{args.target}: {extract_images(args.source, args.target, args.workers)} images from {args.source}.')
+            return
         keys = None
         if args.only:
             with open(args.only) as file:
                 keys = {line.strip() for line in file if line.strip()}
-        count = create_lmdb(args.source, args.target, args.crop, args.step, keys, args.workers, args.compress_level)
+        count = create_lmdb(args.source, args.target, args.crop, args.step, keys, args.workers, args.compress_level,
+                            args.raw)
         print(f'{args.target}: {count} images from {args.source}.')
     except InputError as error:
         sys.exit(f'error: {error}')

@@ -37,4 +37,5 @@ def test_the_wheel_trains_by_its_console_script(tmp_path, image_folder):
     assert process.returncode == 0, process.stdout
     assert sorted(losses(process.stdout)) == list(range(1, 9))
     assert (tmp_path / 'experiments/tiny/models/net_g_latest.pth').is_file()
-    assert (environment / 'bin/noiseda-test').is_file()
+    for command in ('test', 'prepare', 'evaluate'):
+        assert (environment / f'bin/noiseda-{command}').is_file()

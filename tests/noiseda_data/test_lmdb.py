@@ -140,15 +140,15 @@ def test_unreadable_names_are_refused(image_folder, tmp_path):
 @pytest.mark.parametrize('error', [InputError, OSError, KeyboardInterrupt])
 def test_a_failure_leaves_no_database(image_folder, tmp_path, monkeypatch, error):
     folder, target = image_folder('x', 5), str(tmp_path / 'x.lmdb')
-    put, written = lmdb_writer.LmdbMaker.put, []
+    put, written = lmdb_writer._put, []
 
-    def failing_put(maker, *entry):
+    def failing_put(environment, entries):
         if len(written) == 3:
             raise error('disk full')
-        written.append(entry)
-        put(maker, *entry)
+        written.append(entries)
+        put(environment, entries)
 
-    monkeypatch.setattr(lmdb_writer.LmdbMaker, 'put', failing_put)
+    monkeypatch.setattr(lmdb_writer, '_put', failing_put)
     with pytest.raises(error):
         create_lmdb(folder, target)
     assert os.listdir(tmp_path) == ['x']
@@ -221,7 +221,7 @@ def test_command_line_writes_and_checks(image_folder, tmp_path, monkeypatch, cap
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    (['nowhere', 'x.lmdb'], 'error: nowhere'),
+    (['nowhere', 'x.lmdb'], 'error: source: nowhere does not exist'),
     (['--check', 'nowhere.lmdb'], 'error: nowhere.lmdb: meta_info.txt is missing'),
 ])
 def test_command_line_tells_errors_in_one_line(monkeypatch, capsys, tmp_path, arguments, message):

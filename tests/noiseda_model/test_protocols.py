@@ -1,0 +1,309 @@
+"""noiseda-evaluate: the same figures as BasicSR's validation, whatever the images lie in; outputs; the messages."""
+import csv
+import json
+import math
+import os
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+import torch
+import yaml
+from basicsr.archs import build_network
+from basicsr.data import build_dataloader, build_dataset
+from basicsr.metrics import calculate_psnr, calculate_ssim
+from cli import ROOT, run
+
+from noiseda_basicsr import InputError
+from noiseda_data.lmdb_writer import create_lmdb
+from noiseda_data.sidd import BlockStore
+from noiseda_data.store import open_one
+from noiseda_model import NoiseDAModel
+from noiseda_model.evaluation import METRICS, Restorer, compare
+from noiseda_model.metrics import WEIGHTS_VARIABLE
+from noiseda_model.protocols import DEFINITIONS, NO_TRUTH, PROTOCOLS, evaluate, main, means, save_png, to_8bit
+from tests.noiseda_model.test_metrics import alexnet, weights  # noqa: F401  fixtures
+from tests.noiseda_model.test_model import small_opt
+
+NETWORK = {'type': 'RestorationUNet', 'width': 4, 'depth': 2}
+QUICK = {'PSNR': METRICS['PSNR']}
+
+
+def smooth(seed, shape=(64, 72)):
+    image = cv2.GaussianBlur(np.random.default_rng(seed).uniform(0, 255, (*shape, 3)), (0, 0), 3)
+    return ((image - image.min()) / (image.max() - image.min()) * 235 + 10).astype(np.uint8)
+
+
+@pytest.fixture
+def test_set(image_folder):
+    """Folders (gt, lq) of two pairs."""
+    rng = np.random.default_rng(0)
+    clean = {f'{name}.png': smooth(seed) for seed, name in enumerate('ab')}
+    noisy = {name: (image + rng.normal(scale=20, size=image.shape)).clip(0, 255).astype(np.uint8)
+             for name, image in clean.items()}
+    return image_folder('gt', clean), image_folder('lq', noisy)
+
+
+@pytest.fixture
+def network(tmp_path):
+    """(option file, weights) of a small network whose EMA weights count."""
+    net = build_network(dict(NETWORK))
+    state = {name: value + 0.02 * torch.randn_like(value) for name, value in net.state_dict().items()}
+    torch.save({'params': net.state_dict(), 'params_ema': state}, tmp_path / 'net_g.pth')
+    (tmp_path / 'opt.yml').write_text(yaml.safe_dump({'network_g': NETWORK, 'val': {'tile': 48, 'tile_overlap': 8,
+                                                                                   'size_multiple': 4}}))
+    return str(tmp_path / 'opt.yml'), str(tmp_path / 'net_g.pth')
+
+
+def summary(folder):
+    """summary.json, read as strictly as the standard is."""
+    def refuse(constant):
+        raise AssertionError(f'{constant} is no JSON')
+    return json.loads((folder / 'summary.json').read_text(), parse_constant=refuse)
+
+
+def table(folder):
+    with open(folder / 'figures.csv', newline='') as file:
+        comments, rows = [], []
+        for line in file:
+            (comments if line.startswith('#') else rows).append(line)
+    return comments, list(csv.DictReader(rows))
+
+
+@pytest.mark.parametrize('protocol', PROTOCOLS)
+def test_basicsrs_validation_gives_the_same_figures(protocol, test_set, network, tmp_path, weights, monkeypatch):  # noqa: F811
+    monkeypatch.setenv(WEIGHTS_VARIABLE, weights)
+    gt, lq = test_set
+    option_file, net_g = network
+    main(['--protocol', protocol, '--gt', gt, '--lq', lq, '-opt', option_file, '--weights', net_g,
+          '--out', str(tmp_path / 'out')])
+
+    model = NoiseDAModel(small_opt(
+        tmp_path, is_train=False, train=None, network_diffusion=None, network_g=dict(NETWORK),
+        path__pretrain_network_g=net_g, path__param_key_g='params_ema',
+        val={'save_img': True, 'suffix': 'x', 'metrics': PROTOCOLS[protocol].metrics, 'tile': 48, 'tile_overlap': 8,
+             'size_multiple': 4}))
+    options = {'name': 'test', 'type': 'PairedUnpairedDataset', 'phase': 'val', 'dataroot_gt': gt, 'dataroot_lq': lq}
+    loader = build_dataloader(build_dataset(options), options, num_gpu=0, dist=False, sampler=None, seed=0)
+    model.validation(loader, 0, None, save_img=True)
+    measured = summary(tmp_path / 'out')['mean']
+    assert measured.keys() == model.metric_results.keys()
+    for metric, value in model.metric_results.items():
+        assert measured[metric] == pytest.approx(float(value), abs=1e-6), metric
+
+    # and the PNGs that validation saves measure the same
+    main(['--protocol', protocol, '--gt', gt, '--results', str(tmp_path / 'visualization/test'),
+          '--filename-tmpl', '{}_x', '--out', str(tmp_path / 'again')])
+    assert summary(tmp_path / 'again')['mean'] == pytest.approx(measured, abs=1e-6)
+
+
+def test_outputs(test_set, tmp_path, capsys):
+    gt, lq = test_set
+    main(['--protocol', 'spa', '--gt', gt, '--results', lq, '--no-lpips', '--out', str(tmp_path / 'out')])
+    comments, rows = table(tmp_path / 'out')
+    images = {name: [cv2.imread(f'{folder}/{name}.png') for folder in (lq, gt)] for name in 'ab'}
+    expected = {name: {'PSNR': calculate_psnr(*pair, 0, test_y_channel=True),
+                       'SSIM': calculate_ssim(*pair, 0, test_y_channel=True)} for name, pair in images.items()}
+    expected['mean'] = {metric: (expected['a'][metric] + expected['b'][metric]) / 2 for metric in ('PSNR', 'SSIM')}
+    assert [row['image'] for row in rows] == ['a', 'b', 'mean']
+    for row in rows:
+        assert {metric: float(row[metric]) for metric in ('PSNR', 'SSIM')} == pytest.approx(expected[row['image']])
+    report = summary(tmp_path / 'out')
+    assert report['mean'] == pytest.approx(expected.pop('mean'))
+    assert {name: pytest.approx(row) for name, row in expected.items()} == report['per_image']
+    assert report['images'] == 2 and report['complete_set'] == 1000 and report['gt'] == gt
+    out = capsys.readouterr().out
+    for text in ('rounded to 8 bit', 'data range 255', 'Y (YCbCr', 'sigma 1.5', 'no border is cut'):
+        assert text in ''.join(comments) and text in out and text in str(report['definition'])
+    assert report['definition']['alignment'] == 'none'
+    assert f'spa, 2 images: PSNR {report["mean"]["PSNR"]:.4f}  SSIM' in out
+    assert 'The complete test set has 1000 images: not comparable with published figures.' in out
+
+
+def test_every_metric_of_a_protocol_is_defined_in_words():
+    for protocol in [*PROTOCOLS.values()]:
+        assert {block['type'] for block in (protocol.metrics | NO_TRUTH).values()} <= DEFINITIONS.keys()
+
+
+def test_equal_images(test_set, tmp_path):
+    gt, _ = test_set
+    main(['--protocol', 'folder', '--gt', gt, '--results', gt, '--no-lpips', '--out', str(tmp_path / 'out')])
+    assert summary(tmp_path / 'out')['mean'] == {'PSNR': 'inf', 'SSIM': pytest.approx(1)}
+    assert float(table(tmp_path / 'out')[1][-1]['PSNR']) == math.inf
+
+
+def test_without_ground_truth(image_folder, tmp_path, capsys):
+    folder = image_folder('x', {'a.png': smooth(0, (200, 200))})
+    main(['--protocol', 'spa', '--results', folder, '--out', str(tmp_path / 'out')])
+    report = summary(tmp_path / 'out')
+    assert list(report['mean']) == ['NIQE'] and report['mean']['NIQE'] > 0 and report['comparable_with'] == ''
+    assert 'no ground truth' in capsys.readouterr().out
+
+
+def test_complete_sets_say_what_they_are_comparable_with(image_folder, tmp_path, capsys):
+    folder = image_folder('x', {f'{number}.png': smooth(number, (16, 16)) for number in range(15)})
+    main(['--protocol', 'cc', '--gt', folder, '--results', folder, '--no-lpips', '--out', str(tmp_path / 'out')])
+    assert 'Comparable with the literature on CC.' in capsys.readouterr().out
+    assert summary(tmp_path / 'out')['comparable_with'] == 'the literature on CC'
+
+
+@pytest.mark.parametrize('kind', ['folder', 'lmdb', 'raw', 'mat'])
+def test_sources(kind, image_folder, tmp_path):
+    blocks = np.stack([smooth(seed, (24, 24)) for seed in range(4)]).reshape(2, 2, 24, 24, 3)
+    names = ['0001_01', '0001_02', '0002_01', '0002_02']
+    folder = image_folder('f', dict(zip((f'{name}.png' for name in names), blocks.reshape(4, 24, 24, 3), strict=True)))
+    path = {'folder': folder, 'mat': f'{tmp_path}/x.mat'}.get(kind, f'{tmp_path}/x.lmdb')
+    if kind == 'mat':
+        scipy.io.savemat(path, {'ValidationGtBlocksSrgb': blocks})
+    elif kind != 'folder':
+        create_lmdb(folder, path, raw=kind == 'raw')
+    other = image_folder('other', {f'{name}.png': np.zeros((24, 24, 3), np.uint8) for name in names})
+    main(['--protocol', 'folder', '--gt', path, '--results', other, '--no-lpips', '--out', str(tmp_path / 'out')])
+    assert summary(tmp_path / 'out')['per_image']['0002_01']['PSNR'] == pytest.approx(
+        10 * math.log10(255**2 / np.mean(blocks[1, 0].astype(float)**2)))
+
+
+def test_sidd_from_mat_to_submission(network, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    gt = np.stack([smooth(seed, (32, 32)) for seed in range(6)]).reshape(2, 3, 32, 32, 3)
+    noisy = (gt + rng.normal(scale=15, size=gt.shape)).clip(0, 255).astype(np.uint8)
+    scipy.io.savemat(tmp_path / 'Noisy.mat', {'ValidationNoisyBlocksSrgb': noisy})
+    scipy.io.savemat(tmp_path / 'Gt.mat', {'ValidationGtBlocksSrgb': gt})
+    option_file, net_g = network
+    base = ['--protocol', 'sidd_val', '--gt', str(tmp_path / 'Gt.mat'), '--no-lpips']
+    submission = str(tmp_path / 'SubmitSrgb.mat')
+    main([*base, '--lq', str(tmp_path / 'Noisy.mat'), '-opt', option_file, '--weights', net_g, '--submit', submission,
+          '--save', str(tmp_path / 'png'), '--out', str(tmp_path / 'a')])
+    main([*base, '--results', submission, '--out', str(tmp_path / 'b')])
+    main([*base, '--results', str(tmp_path / 'png'), '--out', str(tmp_path / 'c')])
+    reports = [summary(tmp_path / name) for name in 'abc']
+    assert list(reports[0]['mean']) == ['PSNR', 'SSIM', 'SSIM_matlab']
+    assert reports[0]['per_image'] == reports[1]['per_image'] == reports[2]['per_image']
+    restored = BlockStore(submission)
+    np.testing.assert_array_equal(restored.read('0002_03'), Restorer(option_file, net_g)(noisy[1, 2]))
+    assert scipy.io.loadmat(submission)['TimeMPSrgb'].item() > 0
+
+
+def test_saved_pngs_have_the_right_colours_and_clamp(image_folder, tmp_path):
+    image = np.zeros((8, 12, 3), np.uint8)
+    image[:, :4, 0], image[:, 4:8, 1], image[:, 8:, 2] = 255, 255, 250  # red, green, blue
+    folder = image_folder('x', {'a.png': image})
+    for by, change in ((0.2, 51), (-0.2, -51), (0, 0), (3, 765), (-3, -765)):
+        (tmp_path / 'opt.yml').write_text(yaml.safe_dump({'network_g': {'type': 'Shift', 'by': by}}))
+        torch.save({'params': {}}, tmp_path / 'none.pth')
+        out = str(tmp_path / f'out{by}')
+        main(['--protocol', 'folder', '--gt', folder, '--lq', folder, '-opt', str(tmp_path / 'opt.yml'), '--weights',
+              str(tmp_path / 'none.pth'), '--no-lpips', '--save', out, '--out', out])
+        saved = cv2.imread(f'{out}/a.png')[..., ::-1].astype(int)
+        np.testing.assert_array_equal(saved, (image.astype(int) + change).clip(0, 255))
+
+
+def test_basicsrs_pngs_have_the_right_colours_and_clamp(image_folder, tmp_path):
+    image = np.zeros((8, 12, 3), np.uint8)
+    image[:, :4, 0], image[:, 4:8, 1], image[:, 8:, 2] = 255, 255, 250
+    options = {'name': 'test', 'type': 'PairedUnpairedDataset', 'phase': 'val',
+               'dataroot_lq': image_folder('x', {'a.png': image})}
+    loader = build_dataloader(build_dataset(options), options, num_gpu=0, dist=False, sampler=None, seed=0)
+    for by, change in ((0.2, 51), (-0.2, -51)):
+        model = NoiseDAModel(small_opt(tmp_path, is_train=False, train=None, network_diffusion=None,
+                                       network_g={'type': 'Shift', 'by': by}, val={'save_img': True, 'suffix': 'x'}))
+        model.validation(loader, 0, None, save_img=True)
+        saved = cv2.imread(str(tmp_path / 'visualization/test/a_x.png'))[..., ::-1].astype(int)
+        np.testing.assert_array_equal(saved, (image.astype(int) + change).clip(0, 255))
+
+
+def test_compare_measures_the_same(test_set):
+    gt, lq = test_set
+    figures = evaluate(open_one(lq, ''), open_one(gt, ''), {name: METRICS[name] for name in ('PSNR', 'SSIM')})
+    mean, photos = compare(lq, gt, {'same': lambda image: image})
+    assert mean['same'] == mean['degraded'] == means(figures)
+    assert {name: versions['same'][1] for name, versions in photos.items()} == figures
+
+
+def test_16_bit_images_are_rounded_to_8():
+    image = np.array([[[0, 128, 129], [257, 65535, 65535 - 129]]], np.uint16)
+    np.testing.assert_array_equal(to_8bit(image), [[[0, 0, 1], [1, 255, 254]]])
+
+
+def test_a_png_that_cannot_be_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(cv2, 'imwrite', lambda *_: False)
+    with pytest.raises(InputError, match='a.png: cannot be written. Is the disk full'):
+        save_png(str(tmp_path / 'a.png'), smooth(0))
+
+
+def test_means():
+    figures = {'a': {'PSNR': 30.0, 'SSIM': 0.5}, 'b': {'PSNR': 34.0, 'SSIM': 0.9}}
+    assert means(figures) == {'PSNR': 32, 'SSIM': pytest.approx(0.7)}
+
+
+# ------------------------------------------------------------------ wrong input
+
+@pytest.mark.parametrize(('names', 'template', 'odd'), [
+    (['a', 'c'], '{}', 'b'), (['a'], '{}', 'b'), (['a', 'b', 'c'], '{}', 'c'), (['a_x', 'b'], '{}_x', 'b'),
+    (['a', 'b'], '{}_x', 'a')])
+def test_names_must_match(names, template, odd, test_set, image_folder):
+    gt, _ = test_set
+    results = image_folder('results', {f'{name}.png': np.zeros((64, 72, 3), np.uint8) for name in names})
+    message = rf'results \({len(names)} images\) and .*gt \(2\) hold different names, {odd} for example'
+    with pytest.raises(InputError, match=message):
+        evaluate(open_one(results, ''), open_one(gt, ''), QUICK, template)
+
+
+def test_sizes_must_match(test_set, image_folder):
+    gt, _ = test_set
+    results = image_folder('results', {f'{name}.png': np.zeros((64, 70, 3), np.uint8) for name in 'ab'})
+    with pytest.raises(InputError, match=r'results/a.png is 70x64 and .*gt/a.png is 72x64; a pair must be of equal'):
+        evaluate(open_one(results, ''), open_one(gt, ''), QUICK)
+
+
+@pytest.mark.parametrize(('image', 'message'), [
+    (np.zeros((100, 191, 3), np.uint8), r'a.png is 191x100; NIQE needs two blocks of 96x96. Give the ground truth'),
+    (np.zeros((200, 200, 3), np.uint8), r'a.png: cannot be measured'),
+])
+@pytest.mark.filterwarnings('ignore::RuntimeWarning')
+def test_niqe_of_unsuitable_images(image, message, image_folder):
+    with pytest.raises(InputError, match=message):
+        evaluate(open_one(image_folder('x', {'a.png': image}), ''), None, NO_TRUTH)
+
+
+def test_what_cannot_be_aligned_is_named(test_set, image_folder):
+    gt, _ = test_set
+    results = image_folder('results', {f'{name}.png': np.full((64, 72, 3), 9, np.uint8) for name in 'ab'})
+    with pytest.raises(InputError, match=r'results/a.png: cannot be measured. ECC found no homography'):
+        evaluate(open_one(results, ''), open_one(gt, ''), PROTOCOLS['realblur_j_aligned'].metrics)
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    ([], 'Give --results, or --lq with -opt and --weights'),
+    (['--lq', 'LQ'], 'Give --results, or --lq with -opt'),
+    (['--results', 'LQ', '--lq', 'LQ'], 'Give --results, or'),
+    (['--results', 'nowhere', '--gt', 'GT'], '--results: nowhere does not exist'),
+    (['--results', 'LQ', '--gt', 'nowhere.mat'], 'nowhere.mat: no such file'),
+    (['--results', 'LQ', '--gt', 'GT', '--filename-tmpl', 'x_{a}'], r'--filename-tmpl x_\{a\}: must hold \{\}'),
+    (['--results', 'LQ', '--gt', 'GT', '--save', 'OPT'], 'opt.yml: cannot be made .* Choose another folder'),
+    (['--results', 'LQ', '--gt', 'GT', '--submit', 'out.mat'], 'out.mat: a submission needs every block'),
+    (['--lq', 'LQ', '--gt', 'GT', '-opt', 'OPT', '--weights', 'nowhere.pth'], 'nowhere.pth'),
+    (['--lq', 'LQ', '--gt', 'GT', '-opt', 'nowhere.yml', '--weights', 'NET'], 'nowhere.yml: no such option file'),
+])
+def test_wrong_arguments(arguments, message, test_set, network, tmp_path):
+    places = dict(zip(('GT', 'LQ', 'OPT', 'NET'), (*test_set, *network), strict=True))
+    with pytest.raises(SystemExit, match=f'^error: .*{message}'):
+        main(['--protocol', 'folder', '--no-lpips', '--out', str(tmp_path / 'out'),
+              *(places.get(argument, argument) for argument in arguments)])
+    assert not list((tmp_path / 'out').glob('*'))
+
+
+def test_missing_lpips_weights_are_told(test_set, tmp_path, monkeypatch):
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path / 'none.pth'))
+    with pytest.raises(SystemExit, match='none.pth: no such file of AlexNet weights'):
+        main(['--protocol', 'folder', '--gt', test_set[0], '--results', test_set[1], '--out', str(tmp_path / 'out')])
+
+
+def test_script(test_set, tmp_path):
+    process = run([ROOT / 'scripts/evaluate.py', '--protocol', 'polyu', '--gt', test_set[0], '--results', test_set[1],
+                   '--no-lpips', '--out', 'out'], tmp_path)
+    assert process.returncode == 0, process.stdout
+    assert sorted(os.listdir(tmp_path / 'out')) == ['figures.csv', 'summary.json']
+    save_png(str(tmp_path / 'new/folder/a.png'), smooth(0))
+    assert (tmp_path / 'new/folder/a.png').is_file()
