@@ -15,7 +15,13 @@ from torchvision.utils import make_grid
 from noiseda_basicsr import InputError
 from noiseda_model.diffusion import diffusion_loss, diffusion_weight, draw, noise_levels, swap_residuals
 from noiseda_model.inference import restore
-from noiseda_model.options import check_networks, check_optimizer, check_validation, read_diffusion_options
+from noiseda_model.options import (
+    check_networks,
+    check_optimizer,
+    check_sizes,
+    check_validation,
+    read_diffusion_options,
+)
 
 
 @MODEL_REGISTRY.register()
@@ -33,6 +39,7 @@ class NoiseDAModel(SRModel):
         check_validation(opt)
         self.diffusion_opt = read_diffusion_options(opt) if opt['is_train'] else None
         super().__init__(opt)
+        check_sizes(opt, self.get_bare_model(self.net_g))
 
     # ------------------------------------------------------------------ setting up
 
