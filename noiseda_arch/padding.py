@@ -1,12 +1,14 @@
 """Any image size through a network that takes only certain ones."""
 import torch.nn.functional as F
+from basicsr.archs.rrdbnet_arch import RRDBNet
+from basicsr.archs.swinir_arch import SwinIR
 
 
 def size_rule(net, size_multiple=None):
     """The image sizes a network takes, as it declares them in attributes; each may be missing.
 
-    ``size_multiple`` (int): Sides are multiples of this; without it, of ``window_size`` (BasicSR's SwinIR), else of 1.
-    ``size_minimum`` (int): No side is smaller. ``size_square`` (bool): Both sides are equal.
+    ``size_multiple`` (int): Sides are multiples of this. ``size_minimum`` (int): No side is smaller. ``size_square``
+    (bool): Both sides are equal. BasicSR's networks declare nothing; two of them need it and are known here.
 
     Args:
         net (nn.Module): Any restoration network.
@@ -16,10 +18,18 @@ def size_rule(net, size_multiple=None):
         dict: The keyword arguments of :func:`pad_to_multiple`.
     """
     return {
-        'multiple': size_multiple or getattr(net, 'size_multiple', getattr(net, 'window_size', 1)),
+        'multiple': size_multiple or getattr(net, 'size_multiple', None) or _undeclared_multiple(net),
         'minimum': getattr(net, 'size_minimum', 0),
         'square': getattr(net, 'size_square', False),
     }
+
+
+def _undeclared_multiple(net):
+    if isinstance(net, SwinIR):
+        return net.layers[0].residual_group.blocks[0].window_size
+    if isinstance(net, RRDBNet):
+        return {1: 4, 2: 2}.get(net.scale, 1)  # it packs that many pixels into channels
+    return 1
 
 
 def pad_to_multiple(image, multiple, minimum=0, square=False):

@@ -50,7 +50,6 @@ RESTORERS = {
     'SAFMNBCIE': {},
     'SCUNet': {},
     'SPAN': {'upscale': 1},
-    'SeemoRe': {'scale': 1},
     'SwiftSRGAN': {'upscale_factor': 1},
     'Swin2SR': {'upscale': 1},
     'SwinIR': {'upscale': 1},
@@ -72,6 +71,7 @@ UNSUITED = {
     'MMRealSR': 'does not run at scale 1',
     'MoSR': 'only enlarges',
     'RestoreFormer': 'restores faces',
+    'SeemoRe': 'takes one image at a time outside training',
     'UpCunet2x': 'only enlarges',
     'UpCunet2x_fast': 'only enlarges',
     'UpCunet3x': 'only enlarges',
@@ -174,6 +174,11 @@ def _with_noise_level(forward, image):
     return forward(torch.cat([image, torch.full_like(image[:, :1], 15 / 255)], dim=1))
 
 
+def _on_a_copy(forward, image):
+    """For a forward that scales the image it is given in place."""
+    return forward(image.clone())
+
+
 def _each_colour(forward, image):
     """A grey network restores every colour by itself."""
     return forward(image.flatten(0, 1)[:, None]).view_as(image)
@@ -186,6 +191,7 @@ CALLS = {
     'FBCNN': _first_output,  # the second is the estimated JPEG quality
     'MPRNet': _first_output,  # the last stage's image
     'MixDehazeNet': lambda forward, image: forward(image) * 0.5 + 0.5,
+    'RCAN': _on_a_copy,
 }
 
 
