@@ -35,7 +35,7 @@ TINY = {
     'HAT': {'img_size': 16, 'embed_dim': 8, 'depths': [1], 'num_heads': [2], 'window_size': 4, 'num_feat': 8,
             'squeeze_factor': 4},
     'HVICIDNet': {'channels': [4, 4, 8, 8], 'heads': [1, 2, 2, 2]},
-    'KBNet_l': {'dim': 48, 'num_blocks': [1] * 4, 'num_refinement_blocks': 1, 'heads': [1] * 4},
+    'KBNet_l': {'dim': 24, 'num_blocks': [1] * 4, 'num_refinement_blocks': 1, 'heads': [1] * 4},
     'KBNet_s': {'width': 8, 'middle_blk_num': 1, 'enc_blk_nums': [1], 'dec_blk_nums': [1]},
     'M3SNet': {'width': 4, 'enc_blk_nums': [1, 1, 1, 1]},
     'MIRNet2': {'n_feat': 16, 'n_MRB': 1},
