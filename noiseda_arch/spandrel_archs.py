@@ -9,6 +9,7 @@ import importlib
 import inspect
 
 import basicsr.archs  # noqa: F401  registers BasicSR's networks first: they keep their names
+import safetensors
 import safetensors.torch
 import spandrel
 import torch
@@ -119,7 +120,7 @@ def SpandrelArch(path):  # noqa: N802  registered under this name
     Raises:
         InputError: The file is not readable, is not recognised, or its network does not restore at scale 1.
     """
-    weights = safetensors.torch.load_file(path) if path.endswith('.safetensors') else load_checkpoint(path)
+    weights = read_weights(path)
     try:
         description = REGISTRY.load(weights)
     except spandrel.UnsupportedModelError as error:
@@ -127,6 +128,20 @@ def SpandrelArch(path):  # noqa: N802  registered under this name
         raise InputError(f'{path}: spandrel does not recognise this network{hint}. Name its architecture in network_g '
                          'and the file in path:pretrain_network_g.') from error
     return _image_to_image(description.model, description, path)
+
+
+def read_weights(path):
+    """The content of a .pth or .safetensors file.
+
+    Raises:
+        InputError: It is missing or not readable.
+    """
+    if not path.endswith('.safetensors'):
+        return load_checkpoint(path)
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f'{path}: not a readable .safetensors file ({error}).') from error
 
 
 def _image_to_image(net, description, name):
