@@ -8,9 +8,7 @@ from unittest import mock
 import safetensors.torch
 import spandrel
 import torch
-import yaml
 from basicsr.archs import build_network
-from basicsr.utils.options import ordered_yaml
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,6 +17,7 @@ from noiseda_arch.spandrel_archs import REGISTRY, SpandrelArch, read_weights
 from noiseda_basicsr import InputError
 from noiseda_basicsr.checkpoint import atomic_save
 from noiseda_model.inference import restore
+from noiseda_model.options import read_network
 
 TOLERANCE = 1e-4  # of the largest output
 
@@ -39,8 +38,7 @@ def load_trained(weights, option_file=None, key=None):
         if key is None:
             return net.eval()
     else:
-        with open(option_file) as file:
-            net = build_network(yaml.load(file, Loader=ordered_yaml()[0])['network_g'])
+        net = build_network(read_network(option_file))
     content = read_weights(weights)
     for name in [key] if key else ['params_ema', 'params']:
         if name in content:

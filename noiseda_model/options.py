@@ -2,7 +2,9 @@
 import inspect
 
 import torch
+import yaml
 from basicsr.utils import get_root_logger
+from basicsr.utils.options import ordered_yaml
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from noiseda_arch.padding import size_rule
@@ -72,6 +74,21 @@ def read_diffusion_options(opt):
         if train_set and is_needed and not train_set.get(key):
             raise InputError(f'datasets:train:{key} is missing; train:diffusion_opt asks for these images.')
     return options
+
+
+def read_network(option_file):
+    """The network_g block of an option file, checked.
+
+    Raises:
+        InputError: There is no such file, or its network cannot be built.
+    """
+    try:
+        with open(option_file) as file:
+            opt = yaml.load(file, Loader=ordered_yaml()[0])
+    except FileNotFoundError as error:
+        raise InputError(f'{option_file}: no such option file.') from error
+    check_networks(opt)
+    return opt['network_g']
 
 
 def check_networks(opt):
