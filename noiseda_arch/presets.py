@@ -8,16 +8,15 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 from noiseda_arch import restoration_unet_arch, spandrel_archs  # noqa: F401  registered before they are named here
 
-UFORMER = {'type': 'Uformer', 'modulator': True}
 PRESETS = {
     'Unet-T': {'type': 'RestorationUNet', 'width': 'T'},
     'Unet-S': {'type': 'RestorationUNet', 'width': 'S'},
     'Unet-B': {'type': 'RestorationUNet', 'width': 'B'},
     # The paper's "Ours*", a deeper U-Net, was never defined; this one comes near its size and cost.
     'Unet-deep': {'type': 'RestorationUNet', 'width': 75, 'depth': 6, 'max_width': 752},
-    'Uformer-T': {**UFORMER, 'embed_dim': 16},
-    'Uformer-S': {**UFORMER, 'embed_dim': 32},
-    'Uformer-B': {**UFORMER, 'embed_dim': 32, 'depths': [1, 2, 8, 8, 2, 8, 8, 2, 1]},
+    'Uformer-T': {'type': 'Uformer', 'embed_dim': 16},
+    'Uformer-S': {'type': 'Uformer', 'embed_dim': 32},
+    'Uformer-B': {'type': 'Uformer', 'embed_dim': 32, 'depths': [1, 2, 8, 8, 2, 8, 8, 2, 1], 'modulator': True},
     # The paper names these without sizes; the sizes are those of their own papers' colour denoisers.
     'DnCNN-C': {'type': 'DnCNN', 'in_nc': 3, 'out_nc': 3, 'nc': 64, 'nb': 20, 'act_mode': 'BR'},
     'RCAN-10x20': {'type': 'RCAN', 'num_in_ch': 3, 'num_out_ch': 3, 'num_group': 10, 'num_block': 20, 'upscale': 1},

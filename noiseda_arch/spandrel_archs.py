@@ -218,7 +218,10 @@ def _builder(network, name, architecture):
         for key, value in fixed.items():
             if arguments.setdefault(key, value) != value:
                 raise InputError(f'{name}: {key} is {arguments[key]!r}; to restore at scale 1 it must be {value!r}.')
-        net = network(**arguments)
+        try:
+            net = network(**arguments)
+        except Exception as error:  # an assertion, a shape, a key: every architecture fails in its own way
+            raise InputError(f'{name} cannot be built with these arguments ({error}).') from error
         try:
             description = architecture.load(net.state_dict())
         except Exception as error:  # whatever goes wrong inside spandrel, differently in each architecture
