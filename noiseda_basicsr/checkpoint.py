@@ -60,8 +60,8 @@ def save_network(self, net, net_label, current_iter, param_key='params'):
 
 
 @master_only
-def save_training_state(self, epoch, current_iter):
-    """BaseModel.save_training_state, atomic; written last, so a state implies the networks beside it."""
+def save_training_state(self, epoch, current_iter, **more):
+    """BaseModel.save_training_state, atomic, with ``more`` to keep; last, so a state implies the networks beside it."""
     if current_iter == -1:
         return
     state = {
@@ -69,8 +69,22 @@ def save_training_state(self, epoch, current_iter):
         'iter': current_iter,
         'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
         'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
+        **more,
     }
     atomic_save(state, osp.join(self.opt['path']['training_states'], f'{current_iter}.state'))
+
+
+def prune(path, keep_last):
+    """Remove the networks and states of all saved iterations but the last ``keep_last``.
+
+    A state goes first: without it nothing resumes from its networks, so a crash in between leaves no broken pair.
+    """
+    saved = sorted(int(name[:-6]) for name in os.listdir(path['training_states']) if name[:-6].isdigit())
+    for iteration in saved[:-keep_last]:
+        os.remove(osp.join(path['training_states'], f'{iteration}.state'))
+        for name in os.listdir(path['models']):
+            if name.endswith(f'_{iteration}.pth') and 'before_nan' not in name:
+                os.remove(osp.join(path['models'], name))
 
 
 def load_network(self, net, load_path, strict=True, param_key='params'):

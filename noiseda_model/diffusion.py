@@ -31,10 +31,11 @@ class Draws(NamedTuple):
 
 
 class DiffusionLoss(NamedTuple):
-    """The scalars of one step. ``noise`` is Eq. 1, ``contrast`` the hinge of Eq. 3 (None without residual swap)."""
-    noise: torch.Tensor
-    contrast: torch.Tensor | None
-    total: torch.Tensor
+    """The scalars of one step."""
+    noise: torch.Tensor  # L_noise, Eq. 1
+    contrast: torch.Tensor | None  # L_con, the hinge of Eq. 3; None without residual swap
+    gap: torch.Tensor | None  # what the hinge cuts off below zero, detached
+    total: torch.Tensor  # L_dif
 
 
 def noise_levels(beta_start=1e-6, beta_end=1e-2):
@@ -94,23 +95,22 @@ def swap_residuals(lq, restored_syn, real, restored_real):
     return lq + (restored_real - real), real + (restored_syn - lq)
 
 
-def hinge(positive, negative, margin, mean=lambda value: value):
-    """L_con of Eq. 3: max(0, positive distance - negative distance + margin), distances over the whole batch.
+def hinge(gap, is_open=lambda gap: gap > 0):
+    """max(0, gap). A closed hinge is a constant, so nothing is computed for its gradient, which is zero.
 
     Args:
-        positive, negative (Tensor): Scalars, mean squared errors of the predicted noise.
-        margin (float): delta.
-        mean (Callable): Mean of a detached scalar over all processes, so that the hinge opens and closes for the global
-            batch and many processes compute what one would. Default: a single process.
+        gap (Tensor): Scalar.
+        is_open (Callable): Detached gap -> bool. Many processes, or parts of a batch, ask for the sign of the gap of
+            all of them, and so compute what one would. Default: this gap's own sign.
     """
-    gap = positive - negative + margin
-    return gap * (mean(gap.detach().clone()) > 0)  # a copy: all_reduce writes in place
+    return gap if is_open(gap.detach()) else torch.zeros_like(gap)
 
 
-def diffusion_loss(net, clean, conditions, draws, negatives=None, margin=0.1, mean=lambda value: value):
+def diffusion_loss(net, clean, conditions, draws, negatives=None, margin=0.1, is_open=lambda gap: gap > 0):
     """L_dif of Eq. 3, (L_noise + L_con) / 2; without negatives, L_noise of Eq. 1 alone.
 
-    Positive and negative conditions share x_t, eps and alpha_bar and go through ``net`` in one pass.
+    Positive and negative conditions share x_t, eps and alpha_bar. They pass through ``net`` one after the other: most
+    of the time the hinge is closed, and then the second pass needs no way back, a third of all the work of ``net``.
 
     Args:
         net (Callable): (x, alpha_bar) -> noise.
@@ -119,23 +119,23 @@ def diffusion_loss(net, clean, conditions, draws, negatives=None, margin=0.1, me
         draws (Draws): Of :func:`draw`. ``swap`` all False switches the shuffle off.
         negatives (tuple[Tensor]): Of :func:`swap_residuals`, or None.
         margin (float): delta of Eq. 3.
-        mean (Callable): See :func:`hinge`.
+        is_open (Callable): See :func:`hinge`.
 
     Returns:
         DiffusionLoss
     """
     noise, alpha_bar = draws.noise, draws.alpha_bar
     x_t = diffuse(clean, noise, alpha_bar)
-    positive = shuffle_channels(*conditions, draws.swap) if len(conditions) == 2 else conditions[0]
+
+    def distance(condition):
+        return F.mse_loss(net(torch.cat([x_t, condition], dim=1), alpha_bar), noise)
+
+    l_noise = distance(shuffle_channels(*conditions, draws.swap) if len(conditions) == 2 else conditions[0])
     if negatives is None:
-        l_noise = F.mse_loss(net(torch.cat([x_t, positive], dim=1), alpha_bar), noise)
-        return DiffusionLoss(l_noise, None, l_noise)
-    negative = shuffle_channels(*negatives, draws.swap_negative)
-    x = torch.cat([torch.cat([x_t, positive], dim=1), torch.cat([x_t, negative], dim=1)])
-    predicted, predicted_negative = net(x, alpha_bar.repeat(2)).chunk(2)
-    l_noise = F.mse_loss(predicted, noise)
-    l_con = hinge(l_noise, F.mse_loss(predicted_negative, noise), margin, mean)
-    return DiffusionLoss(l_noise, l_con, (l_noise + l_con) / 2)
+        return DiffusionLoss(l_noise, None, None, l_noise)
+    gap = l_noise - distance(shuffle_channels(*negatives, draws.swap_negative)) + margin
+    l_con = hinge(gap, is_open)
+    return DiffusionLoss(l_noise, l_con, gap.detach(), (l_noise + l_con) / 2)
 
 
 def diffusion_weight(progress, beta=0.2, gamma=5.0):

@@ -10,6 +10,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from noiseda_arch.padding import size_rule
 from noiseda_basicsr import InputError
 from noiseda_model.diffusion import TIMESTEPS
+from noiseda_model.engine import DTYPES
 
 DIFFUSION_DEFAULTS = {
     'clean': 'gt',  # y in x_t: gt (paired, Eq. 1) or ref (extension: unpaired clean images)
@@ -22,6 +23,16 @@ DIFFUSION_DEFAULTS = {
     'beta': 0.2,  # Eq. 5: lambda ends at about beta ...
     'gamma': 5,  # ... and rises this fast
     'ramp_iters': None,  # iterations of the ramp; default: train:total_iter
+    'monitor_freq': 500,  # iterations between looks at the shortcut (monitor.py); 0: never
+}
+
+ENGINE_DEFAULTS = {
+    'precision': 'fp32',  # of both networks' passes: fp32, bf16, fp16; losses, weights and optimizers stay in fp32
+    'channels_last': False,  # memory layout of both networks
+    'compile': [],  # torch.compile for g, diffusion
+    'activation_checkpointing': [],  # less memory, a third more work, for g, diffusion
+    'accumulate': 1,  # parts a batch is computed in: less memory, same result
+    'on_nan': 'stop',  # a step whose loss or gradient is not finite: stop, or skip it and go on
 }
 
 
@@ -40,18 +51,14 @@ def read_diffusion_options(opt):
             raise InputError('network_diffusion is there but train:diffusion_opt is not; add it (an empty {} takes the '
                              "paper's settings), or remove network_diffusion to train without adaptation.")
         return None
-    unknown = sorted(set(given) - set(DIFFUSION_DEFAULTS))
-    if unknown:
-        raise InputError(f"train:diffusion_opt: unknown key {', '.join(unknown)}; known: "
-                         f"{', '.join(DIFFUSION_DEFAULTS)}.")
-    options = {**DIFFUSION_DEFAULTS, **given}
+    options = _with_defaults('train:diffusion_opt', given, DIFFUSION_DEFAULTS)
     options['ramp_iters'] = options['ramp_iters'] or int(opt['train']['total_iter'])
 
     def require(holds, key, remedy):
         if not holds:
             raise InputError(f'train:diffusion_opt:{key} is {options[key]!r}; {remedy}')
 
-    for key in ('margin', 'beta', 'gamma', 'ramp_iters'):
+    for key in ('margin', 'beta', 'gamma', 'ramp_iters', 'monitor_freq'):
         require(isinstance(options[key], (int, float)), key, 'it must be a number; YAML wants !!float 1e-4 or 0.0001.')
     require(options['clean'] in ('gt', 'ref'), 'clean', 'it must be gt or ref.')
     require(options['conditions'] in (['syn', 'real'], ['syn'], ['real']), 'conditions',
@@ -89,6 +96,49 @@ def read_network(option_file):
         raise InputError(f'{option_file}: no such option file.') from error
     check_networks(opt)
     return opt['network_g']
+
+
+def _with_defaults(block, given, defaults):
+    unknown = sorted(set(given) - set(defaults))
+    if unknown:
+        raise InputError(f"{block}: unknown key {', '.join(unknown)}; known: {', '.join(defaults)}.")
+    return {**defaults, **given}
+
+
+def read_engine_options(opt):
+    """train:engine with its defaults filled in.
+
+    Returns:
+        dict
+
+    Raises:
+        InputError: Names the key and what is allowed.
+    """
+    options = _with_defaults('train:engine', opt['train'].get('engine') or {}, ENGINE_DEFAULTS)
+
+    def require(holds, key, remedy):
+        if not holds:
+            raise InputError(f'train:engine:{key} is {options[key]!r}; it must be {remedy}')
+
+    require(options['precision'] in DTYPES, 'precision', f"one of {', '.join(DTYPES)}.")
+    require(options['on_nan'] in ('stop', 'skip'), 'on_nan', 'stop or skip.')
+    require(isinstance(options['channels_last'], bool), 'channels_last', 'true or false.')
+    for key in ('compile', 'activation_checkpointing'):
+        is_list = isinstance(options[key], list) and set(options[key]) <= {'g', 'diffusion'}
+        require(is_list, key, 'a list of networks: [], [g], [diffusion] or [g, diffusion].')
+    parts, batch = options['accumulate'], opt.get('datasets', {}).get('train', {}).get('batch_size_per_gpu')
+    require(isinstance(parts, int) and parts >= 1, 'accumulate', 'a number of parts, 1 or more.')
+    require(batch is None or batch % parts == 0, 'accumulate', f'a divisor of batch_size_per_gpu ({batch}).')
+    return options
+
+
+def differences(before, after, name=''):
+    """Where two nested option blocks differ, as a sentence each: ``train:total_iter 100 -> 200``."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in {**before, **after}:
+            yield from differences(before.get(key), after.get(key), f'{name}:{key}' if name else key)
+    elif before != after:
+        yield f'{name} {before} -> {after}'
 
 
 def check_networks(opt):

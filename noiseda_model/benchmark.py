@@ -1,0 +1,245 @@
+"""What a joint step costs: the literal order of the published method, and each of the engine's options added in turn.
+
+All variants share networks' initial weights, batch and draws, and take turns, so that a busy machine slows all alike.
+"""
+import copy
+import gc
+import resource
+import statistics
+import time
+from collections import OrderedDict
+
+import torch
+import yaml
+from basicsr.utils.options import ordered_yaml
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from noiseda_arch.conditional_unet_arch import Dropout
+from noiseda_model.diffusion import diffuse, shuffle_channels, swap_residuals
+from noiseda_model.noiseda_model import NoiseDAModel
+
+LITERAL = 'literal order, fp32'
+
+
+class LiteralModel(NoiseDAModel):
+    """The published order: four passes, the hinge's branch always computed backward, plain Adam, plain dropout."""
+
+    def __init__(self, opt):
+        opt = copy.deepcopy(opt)
+        for block in ('optim_g', 'optim_diffusion'):
+            opt['train'][block]['fused'] = False
+        super().__init__(opt)
+        for module in self.net_diffusion.modules():
+            if isinstance(module, Dropout):
+                module.forward = nn.Dropout(module.p).forward
+
+    def optimize_parameters(self, current_iter):
+        part, = self.split_batch(current_iter)
+        self.seed(current_iter, 0)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        restored_syn, restored_real = self.net_g(part.lq), self.net_g(part.real)
+        x_t = diffuse(part.gt, part.noise, part.alpha_bar)
+        negatives = swap_residuals(part.lq, restored_syn, part.real, restored_real)
+        positive = shuffle_channels(restored_syn, restored_real, part.swap)
+        negative = shuffle_channels(*negatives, part.swap_negative)
+        l_noise, distance = (
+            F.mse_loss(self.net_diffusion(torch.cat([x_t, condition], dim=1), part.alpha_bar), part.noise)
+            for condition in (positive, negative))
+        l_con = (l_noise - distance + self.diffusion_opt['margin']).clamp(min=0)
+        l_pix = self.cri_pix(restored_syn, part.gt)
+        (l_pix + self.diffusion_weight(current_iter) * (l_noise + l_con) / 2).backward()
+        self.log = OrderedDict(l_pix=l_pix.item(), l_noise=l_noise.item(), l_con=l_con.item())
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.model_ema(min(self.ema_decay, (1 + current_iter) / (10 + current_iter)))
+
+
+def variants(device):
+    """Name -> train:engine; each with everything above it."""
+    table = {
+        LITERAL: None,
+        'one pass of G, no way back through a closed hinge, fused Adam, fast dropout': {},
+        'bf16': {'precision': 'bf16'},
+        'bf16, channels last': {'precision': 'bf16', 'channels_last': True},
+        'bf16, activation checkpointing': {'precision': 'bf16', 'activation_checkpointing': ['g', 'diffusion']},
+        'bf16, two parts': {'precision': 'bf16', 'accumulate': 2},
+    }
+    if device.type == 'cuda':
+        table['bf16, compiled'] = {'precision': 'bf16', 'compile': ['g', 'diffusion']}
+    return table
+
+
+def build(opt, engine):
+    """A model of one variant, the same weights in each."""
+    opt = copy.deepcopy(opt)
+    torch.manual_seed(0)
+    if engine is None:
+        return LiteralModel(opt)
+    opt['train']['engine'] = engine
+    return NoiseDAModel(opt)
+
+
+def batch(opt, device):
+    """Random images: what they show does not change the cost."""
+    generator = torch.Generator().manual_seed(1)
+    train_set = opt['datasets']['train']
+    size = (train_set['batch_size_per_gpu'], 3, train_set['gt_size'], train_set['gt_size'])
+    images = {key: torch.rand(size, generator=generator) for key in ('gt', 'lq', 'real')}
+    return {key: value.to(device) for key, value in images.items()}
+
+
+def timed(model, data, current_iter):
+    """Seconds of one step."""
+    model.feed_data(data)
+    _synchronize(model.device)
+    start = time.perf_counter()
+    model.optimize_parameters(current_iter)
+    _synchronize(model.device)
+    return time.perf_counter() - start
+
+
+def _synchronize(device):
+    if device.type == 'cuda':
+        torch.cuda.synchronize()
+
+
+def count_flops(model, data):
+    """Floating point operations one step executes (a multiply-add is two)."""
+    model.feed_data(data)
+    with FlopCounterMode(display=False) as counter:
+        model.optimize_parameters(1)
+    return counter.get_total_flops()
+
+
+class ConvolutionPeak:
+    """The machine's fastest rate for 3x3 convolutions, forward and backward, of the size the networks have."""
+
+    SHAPES = ((64, 128), (128, 64), (256, 32), (512, 16))  # channels, side
+
+    def __init__(self, device, dtype, samples):
+        self.cases = []
+        for channels, side in self.SHAPES:
+            conv = nn.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype)
+            image = torch.randn(samples, channels, side, side, device=device, dtype=dtype, requires_grad=True)
+            self.cases.append((conv, image, torch.randn_like(image), 3 * 2 * 9 * channels**2 * side**2 * samples))
+
+    def measure(self):
+        """FLOP/s of the fastest shape in one round."""
+        rates = []
+        for conv, image, gradient, flops in self.cases:
+            seconds = []
+            for _ in range(3):
+                _synchronize(image.device)
+                start = time.perf_counter()
+                conv(image).backward(gradient)
+                _synchronize(image.device)
+                seconds.append(time.perf_counter() - start)
+            rates.append(flops / min(seconds))
+        return max(rates)
+
+
+def peak_memory(opt, engine, steps=2):
+    """Peak memory in bytes of a process that does nothing but this variant; call it in a fresh one.
+
+    On a GPU: what torch allocated. On a CPU: what the process took beyond what it had before the model.
+    """
+    model_device = torch.device('cuda' if opt['num_gpu'] else 'cpu')
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    model = build(opt, engine)
+    data = batch(opt, model.device)
+    for n in range(1, steps + 1):
+        timed(model, data, n)
+    if model_device.type == 'cuda':
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+def compare(opt, names, rounds):
+    """Steps of several variants in turn.
+
+    Returns:
+        list[dict]: One a variant: ``name``, ``seconds`` (median step), ``speedup`` (median over rounds of the literal
+        variant's time over this one's in the same round), ``flops``, ``share_of_peak`` (of the convolution peak
+        measured in the same rounds, in the variant's number format).
+    """
+    device = torch.device('cuda' if opt['num_gpu'] else 'cpu')
+    table = {name: engine for name, engine in variants(device).items() if name in names or name == LITERAL}
+    models = {name: build(opt, engine) for name, engine in table.items()}
+    data = batch(opt, device)
+    flops = {name: count_flops(model, data) for name, model in models.items()}  # a warm-up too
+    samples = len(data['gt'])
+    peaks = {dtype: ConvolutionPeak(device, dtype, samples) for dtype in (torch.float32, torch.bfloat16)}
+    seconds = {name: [] for name in models}
+    rates = {dtype: [] for dtype in peaks}
+    for number in range(rounds):
+        for name, model in models.items():
+            seconds[name].append(timed(model, data, 2 + number))
+            gc.collect()
+        for dtype, peak in peaks.items():
+            rates[dtype].append(peak.measure())
+    rows = []
+    for name, engine in table.items():
+        dtype = torch.bfloat16 if engine and engine.get('precision') == 'bf16' else torch.float32
+        rows.append({
+            'name': name, 'seconds': statistics.median(seconds[name]), 'flops': flops[name],
+            'speedup': statistics.median(a / b for a, b in zip(seconds[LITERAL], seconds[name], strict=True)),
+            'share_of_peak': statistics.median(
+                flops[name] / t / rate for t, rate in zip(seconds[name], rates[dtype], strict=True)),
+            'peak': max(rates[dtype]),
+        })
+    return rows
+
+
+def loss_difference(opt, engine, steps=20):
+    """Largest relative difference of any loss between the literal order and a variant over some steps.
+
+    Without dropout, whose draws differ between the two.
+    """
+    opt = copy.deepcopy(opt)
+    opt['network_diffusion']['dropout'] = 0.0
+    models = [build(opt, None), build(opt, engine)]
+    data, worst = batch(opt, models[0].device), 0.0
+    for n in range(1, steps + 1):
+        for model in models:
+            model.feed_data(data)
+            model.optimize_parameters(n)
+        literal, other = models[0].log, models[1].get_current_log()
+        for name, value in literal.items():
+            if value != other[name]:
+                worst = max(worst, abs(other[name] - value) / abs(value))
+    return worst
+
+
+def options(option_file, samples=None, size=None, hinge='closed'):
+    """The option file as a model gets it from the launcher, on this machine's device, in one process.
+
+    Args:
+        option_file (str): A joint training with residual swap.
+        samples (int): Batch size. Default: 2 on a CPU, the option file's on a GPU.
+        size (int): Side of a patch. Default: the option file's.
+        hinge (str): 'closed' or 'open': the margin is set so that it stays so.
+    """
+    with open(option_file) as file:
+        opt = yaml.load(file, Loader=ordered_yaml()[0])
+    on_gpu = torch.cuda.is_available()
+    opt.update(num_gpu=int(on_gpu), dist=False, rank=0, world_size=1, is_train=True)
+    train_set = opt['datasets']['train']
+    train_set['batch_size_per_gpu'] = samples or (train_set['batch_size_per_gpu'] if on_gpu else 2)
+    train_set['gt_size'] = size or train_set['gt_size']
+    opt['train']['diffusion_opt'] = {**opt['train']['diffusion_opt'], 'margin': -1.0 if hinge == 'closed' else 1.0,
+                                     'monitor_freq': 0}
+    return opt
+
+
+def markdown_table(rows, samples):
+    lines = ['| variant | samples/s | speed-up | GFLOP a sample | share of convolution peak | peak memory |',
+             '|---|---|---|---|---|---|']
+    for row in rows:
+        cells = [row['name'], f"{samples / row['seconds']:.3g}", f"{row['speedup']:.2f}",
+                 f"{row['flops'] / samples / 1e9:.0f}",
+                 f"{row['share_of_peak']:.0%} of {row['peak'] / 1e9:.0f} GFLOP/s", f"{row['memory'] / 2**30:.1f} GiB"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return '\n'.join(lines)

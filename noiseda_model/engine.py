@@ -1,0 +1,65 @@
+"""How a step is computed: number format, memory layout, recomputation. None of it changes what is computed."""
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+def prepare_network(net, channels_last=False, recompute=False, compiled=False):
+    """Set a network up for training, in place: its parameters, their names and its class stay what they are.
+
+    Args:
+        net (nn.Module): On its device, not yet wrapped for several processes.
+        channels_last (bool): Keep convolution weights, and with them all activations, with channels last in memory.
+        recompute (bool): See :func:`recompute_blocks`.
+        compiled (bool): ``net.compile()``; ``torch.compile(net)`` would rename the parameters.
+
+    Returns:
+        nn.Module: ``net``.
+    """
+    if channels_last:
+        net.to(memory_format=torch.channels_last)
+    if recompute:
+        recompute_blocks(net)
+    if compiled:
+        net.compile()
+    return net
+
+
+def recompute_blocks(net):
+    """Activation checkpointing of any network: keep the inputs of its blocks, compute the rest again going backward.
+
+    A block is a member of an outermost ``nn.ModuleList`` or ``nn.Sequential`` (the stages of a U-Net, the groups of a
+    SwinIR). Dropout draws the same again. A network without such lists is one block.
+    """
+    blocks = list(_blocks(net)) or [net]
+    for block in blocks:
+        block.forward = _Recomputed(block.forward)
+
+
+class _Recomputed:
+    """``forward``, remembered by its inputs alone; a class, as a closure could not be copied with its network."""
+
+    def __init__(self, forward):
+        self.forward = forward
+
+    def __call__(self, *inputs, **options):
+        if torch.is_grad_enabled():
+            return checkpoint(self.forward, *inputs, use_reentrant=False, **options)
+        return self.forward(*inputs, **options)
+
+
+def _blocks(net):
+    for child in net.children():
+        if isinstance(child, (nn.ModuleList, nn.Sequential)):
+            yield from child
+        else:
+            yield from _blocks(child)
+
+
+def has_native_bf16(device):
+    """Whether bf16 is computed by instructions of its own; without them it is slower than fp32."""
+    if device.type == 'cuda':
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type != 'cpu' or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -1,0 +1,83 @@
+"""Does the diffusion network look at both restored images? The paper's shortcut (Sec. 3.3), watched while training.
+
+Its stage III: the network reads the synthetic condition, whose ground truth x_t is made of, and no longer cares for the
+real one, whose gradient then says nothing.
+"""
+from types import SimpleNamespace
+
+import torch
+from basicsr.utils import get_root_logger
+from torchvision.transforms.functional import gaussian_blur
+
+SAMPLES = 8  # of the first batch, kept to look at the same ones each time
+BLUR = 2.0  # pixels, standard deviation
+BLIND = 0.01  # a rise of the error by less than this share counts as none
+
+
+def sensitivity(error, conditions, generator):
+    """How much the noise-prediction error rises when one condition is replaced by noise or by its own blurred copy.
+
+    Args:
+        error (Callable): Conditions, a dict -> L_noise, a scalar.
+        conditions (dict[str, Tensor]): 'syn' and/or 'real': G(x^s), G(x^r), (B, 3, H, W) in [0, 1].
+        generator (torch.Generator): On the CPU, for the noise: N(0.5, 0.25^2).
+
+    Returns:
+        dict[str, float]: ``syn_noise``, ``syn_blur``, ``real_noise``, ``real_blur``: error with the replacement over
+        error without it, minus 1. 0: the network does not look.
+    """
+    usual = error(conditions)
+    rises = {}
+    for name, image in conditions.items():
+        noise = torch.randn(image.shape, generator=generator).to(image.device) * 0.25 + 0.5
+        size = 2 * round(3 * BLUR) + 1
+        for kind, other in (('noise', noise), ('blur', gaussian_blur(image, size, BLUR))):
+            rises[f'{name}_{kind}'] = (error({**conditions, name: other}) / usual - 1).item()
+    return rises
+
+
+class ShortcutMonitor:
+    """:func:`sensitivity` on the first samples this process trained on, every ``frequency`` iterations.
+
+    It writes ``shortcut_*`` to the log, and a warning when the real condition has lost its influence. The draws are
+    its own: training goes on as without it.
+    """
+
+    def __init__(self, frequency):
+        self.frequency = frequency
+        self.batch = None
+        self.rises = {}
+
+    @torch.no_grad()
+    def __call__(self, model, parts, current_iter):
+        if not self.frequency:
+            return
+        if self.batch is None:
+            self.batch = {key: value[:SAMPLES].clone() for key, value in vars(parts[0]).items()}
+        if current_iter % self.frequency == 0:
+            self.rises = self.look(model)
+            if self.is_blind():
+                get_root_logger().warning(
+                    f"Iteration {current_iter}: the diffusion network no longer looks at the restored real images (its "
+                    f"error rises by {max(self.rises['real_noise'], self.rises['real_blur']):.2%} without them). What "
+                    'it sends back to the real branch says little; see docs/reliability.md, "The shortcut".')
+        model.log.update((f'shortcut_{name}', torch.tensor(rise, device=model.device))
+                         for name, rise in self.rises.items())
+
+    def look(self, model):
+        nets = [model.get_bare_model(net) for net in (model.net_g, model.net_diffusion)]
+        modes = [net.training for net in nets]
+        for net in nets:
+            net.eval()
+        part = SimpleNamespace(**self.batch)
+        restored = dict(zip(('syn', 'real'), model.restore_batch(part), strict=True))
+        conditions = {name: restored[name] for name in model.diffusion_opt['conditions']}
+        rises = sensitivity(lambda conditions: model.diffusion_loss(part, conditions).noise, conditions,
+                            torch.Generator().manual_seed(0))
+        for net, mode in zip(nets, modes, strict=True):
+            net.train(mode)
+        return rises
+
+    def is_blind(self):
+        real = [rise for name, rise in self.rises.items() if name.startswith('real_')]
+        return bool(real) and max(real) < BLIND

@@ -1,0 +1,178 @@
+"""The engine's options change the cost of a step, not its result."""
+import copy
+import shutil
+
+import pytest
+import torch
+from small import assert_equal, batch, build, small_opt, step, weights
+from torch import nn
+
+from noiseda_arch.conditional_unet_arch import Dropout
+from noiseda_basicsr import InputError
+from noiseda_model import NoiseDAModel
+from noiseda_model.engine import prepare_network, recompute_blocks
+
+
+def train(tmp_path, engine, steps=3, data=batch, **changes):
+    """Losses and weights of some steps; with four samples a batch and no dropout but where asked for."""
+    opt = small_opt(tmp_path, train__engine=engine, **changes)
+    model = build(opt)
+    logs = []
+    for n in range(1, steps + 1):
+        images = {key: torch.cat([a, b]) for (key, a), b in zip(data(n).items(), data(50 + n).values(), strict=True)}
+        logs.append(step(model, n, images))
+    return logs, weights(model), model
+
+
+SGD = {f'train__optim_{net}': {'type': 'SGD', 'lr': 0.05} for net in ('g', 'diffusion')}
+
+
+def assert_same_course(one, other, rel):
+    for log_one, log_other in zip(one[0], other[0], strict=True):
+        assert log_other == pytest.approx(log_one, rel=rel, abs=rel)
+    for name, value in one[1].items():
+        torch.testing.assert_close(other[1][name], value, rtol=rel, atol=rel)
+
+
+@pytest.mark.parametrize('margin', [100, -100, 0.0], ids=['open', 'closed', 'opening and closing'])
+@pytest.mark.parametrize('parts', [2, 4])
+def test_parts_of_a_batch_give_the_gradient_of_the_batch(parts, margin, tmp_path):
+    changes = {'train__diffusion_opt': {'margin': margin}, **SGD}
+    whole = train(tmp_path, {}, **changes)
+    cut = train(tmp_path, {'accumulate': parts}, **changes)
+    assert_same_course(whole, cut, rel=2e-5)
+    if margin:
+        assert all((log['l_con'] > 0) == (margin > 0) for log in cut[0])
+
+
+def test_the_hinge_opens_by_all_parts_not_by_each(tmp_path):
+    """One part's gap is positive, the other's negative: their hinges' mean would differ from the batch's hinge."""
+    gaps = []
+    model = build(small_opt(tmp_path, train__engine={'accumulate': 2}, train__diffusion_opt={'margin': 0.0}))
+    original = model.adaptation_loss
+
+    def watched(part, restored, is_open):
+        before = model.log.get('gap', 0)
+        loss = original(part, restored, is_open)
+        gaps.append((model.log['gap'] - before).item())
+        return loss
+
+    model.adaptation_loss = watched
+    for n in range(1, 30):
+        log = step(model, n, batch(n))
+        first, second = gaps[-2:]
+        assert log['gap'] == pytest.approx((first + second) / 2, abs=1e-6)
+        assert log['l_con'] == pytest.approx(max(0, (first + second) / 2), abs=1e-6)
+        if first * second < 0:
+            return
+    pytest.fail('no step with gaps of both signs')
+
+
+@pytest.mark.parametrize('engine, rel', [
+    ({'activation_checkpointing': ['g', 'diffusion']}, 1e-6), ({'channels_last': True}, 1e-4)])
+def test_memory_options_change_nothing(engine, rel, tmp_path):
+    changes = SGD if 'channels_last' in engine else {'network_diffusion__dropout': 0.3}
+    assert_same_course(train(tmp_path, {}, **changes), train(tmp_path, engine, **changes), rel)
+
+
+def test_activation_checkpointing_keeps_less_and_keeps_the_parameters(tmp_path):
+    def kept(net):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            net(torch.rand(2, 9, 32, 32), torch.rand(2))
+        return sum(sizes)
+
+    opt = small_opt(tmp_path, network_diffusion__multipliers=[1, 2])
+    net = build(opt).net_diffusion
+    lean = copy.deepcopy(net)
+    recompute_blocks(lean)
+    assert list(lean.state_dict()) == list(net.state_dict())
+    assert kept(lean) < 0.5 * kept(net)
+
+
+@pytest.mark.parametrize('precision, rel', [('bf16', 0.05), ('fp16', 0.01)])
+def test_low_precision_stays_near_fp32_with_losses_and_weights_in_fp32(precision, rel, tmp_path):
+    full, low = (train(tmp_path, {'precision': name}, **SGD) for name in ('fp32', precision))
+    for log_full, log_low in zip(full[0], low[0], strict=True):
+        for name in ('l_pix', 'l_noise', 'grad_pix', 'grad_g', 'grad_diffusion'):
+            assert log_low[name] == pytest.approx(log_full[name], rel=rel), name
+            assert log_low[name] != log_full[name]
+    assert all(value.dtype == torch.float32 for value in low[1].values() if value.is_floating_point())
+
+
+def test_the_scaler_skips_an_overflow_and_resumes(tmp_path):
+    _, _, model = train(tmp_path, {'precision': 'fp16'}, steps=1)
+    model.scaler._scale.fill_(2.0**60)
+    before = copy.deepcopy((model.net_g.state_dict(), model.net_diffusion.state_dict()))
+    step(model, 2, batch())
+    assert model.scaler.get_scale() == 2.0**59
+    for net, weights_before in zip((model.net_g, model.net_diffusion), before, strict=True):
+        assert_equal(net.state_dict(), weights_before)
+    model.save(0, 2)
+    state = torch.load(tmp_path / 'training_states' / '2.state', weights_only=True)
+    other = NoiseDAModel(small_opt(tmp_path, train__engine={'precision': 'fp16'}))
+    other.resume_training(state)
+    assert other.scaler.state_dict() == model.scaler.state_dict()
+
+
+@pytest.mark.skipif(not shutil.which('g++'), reason='torch.compile wants a C++ compiler on a CPU')
+def test_compiling_keeps_class_names_and_numbers(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.SiLU())
+    image = torch.rand(1, 3, 8, 8)
+    plain, names = net(image), list(net.state_dict())
+    assert prepare_network(net, compiled=True) is net
+    torch.testing.assert_close(net(image), plain)
+    assert list(net.state_dict()) == names and type(net) is nn.Sequential
+
+
+def test_dropout_on_a_cpu_has_the_moments_of_dropout():
+    x = torch.ones(2, 3, 301, 201, requires_grad=True)
+    torch.manual_seed(0)
+    y = Dropout(0.2)(x)
+    y.sum().backward()
+    kept = y > 0
+    n, p = y.numel(), 0.8
+    assert abs(kept.float().mean() - p) < 4 * (p * (1 - p) / n)**0.5
+    assert y.unique().tolist() == pytest.approx([0, 1 / p], rel=1e-4)
+    assert torch.equal(x.grad, y)
+    flat = kept.flatten().float() - kept.float().mean()
+    for lag in (1, 2, 3, 4, 201):  # four values share a draw
+        assert abs((flat[:-lag] * flat[lag:]).mean()) < 4 * p * (1 - p) / n**0.5
+    torch.manual_seed(0)
+    assert torch.equal(Dropout(0.2)(x), y)
+    assert torch.equal(Dropout(0.2).eval()(x), x)
+
+
+@pytest.mark.parametrize('engine, message', [
+    ({'amp': True}, 'train:engine: unknown key amp'),
+    ({'precision': 'half'}, "precision is 'half'.*fp32, bf16, fp16"),
+    ({'accumulate': 3}, r'accumulate is 3.*batch_size_per_gpu \(4\)'),
+    ({'accumulate': 0}, 'accumulate is 0'),
+    ({'activation_checkpointing': True}, r'a list of networks'),
+    ({'compile': ['net_g']}, r'a list of networks'),
+    ({'channels_last': 'yes'}, 'true or false'),
+    ({'on_nan': 'ignore'}, 'stop or skip')])
+def test_bad_engine_options_are_named(engine, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        NoiseDAModel(small_opt(tmp_path, train__engine=engine, datasets__train__batch_size_per_gpu=4))
+
+
+def test_a_step_that_is_not_finite_can_be_skipped(tmp_path, caplog):
+    model = build(small_opt(tmp_path, train__engine={'on_nan': 'skip'}))
+    step(model, 1, batch())
+    before = weights(model)
+    data = batch()
+    data['real'][0, 0, 0, 0] = float('nan')
+    step(model, 2, data)
+    assert_equal(weights(model), before)
+    assert model.skipped_steps == 1
+    step(model, 3, batch())
+    assert all(value.isfinite().all() for value in weights(model).values())
+
+
+def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
+    """The losses may all be finite: |x|^0.5 at 0."""
+    model = build(small_opt(tmp_path, train__diffusion_opt=None, network_diffusion=None))
+    model.cri_pix = lambda restored, gt: ((restored - restored.detach()).abs()**0.5).mean()
+    with pytest.raises(InputError, match=r'iteration 1: the loss or its gradient is not finite \(l_pix 0'):
+        step(model, 1, batch())
