@@ -102,3 +102,39 @@ def validate(model, opt, phase):
     model.validation(build_dataloader(data_set, opt['datasets'][phase]), 1, None, opt['val']['save_img'])
     if 'metrics' in opt['val']:
         assert all(0 < value < 100 for value in model.metric_results.values())
+
+
+OWN_NETWORK = '''
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+
+NAME = 'my_network'  # the option file names this, so this file is imported
+
+
+@ARCH_REGISTRY.register()
+class MyNetwork(torch.nn.Module):
+    size_multiple = 4
+
+    def __init__(self, width=16):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.PixelUnshuffle(4), torch.nn.Conv2d(48, width, 3, padding=1),
+                                       torch.nn.GELU(), torch.nn.Conv2d(width, 48, 3, padding=1),
+                                       torch.nn.PixelShuffle(4))
+
+    def forward(self, image):
+        return image + self.net(image)
+'''
+
+
+def test_a_network_of_your_own_in_one_file(parse, tmp_path, monkeypatch):
+    """docs/networks.md has the same file and the same two lines."""
+    (tmp_path / 'my_network.py').write_text(OWN_NETWORK)
+    lines = (ROOT / 'options/train/train_sidd.yml').read_text().splitlines()
+    lines = ['network_g: {type: MyNetwork, width: 8}' if line.startswith('network_g:') else line for line in lines]
+    (tmp_path / 'train').mkdir()
+    file = tmp_path / 'train/train_sidd.yml'
+    file.write_text('\n'.join(['my_network: !!python/name:my_network.NAME', *lines]))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(SMALLER, 'MyNetwork', {})
+    train_and_validate(parse(file), 'train_sidd')
+    assert OWN_NETWORK in (ROOT / 'docs/networks.md').read_text()
