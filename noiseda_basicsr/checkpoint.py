@@ -14,10 +14,11 @@ def atomic_save(content, path):
     """``torch.save`` that leaves either the old file or the complete new one.
 
     Raises:
-        RuntimeError: The file could not be written (a full disk, say); the old file is untouched.
+        InputError: The file could not be written (a full disk, say); the old file is untouched.
     """
     partial = f'{path}.partial'
     try:
+        os.makedirs(osp.dirname(path), exist_ok=True)
         with open(partial, 'wb') as file:
             torch.save(content, file)
             file.flush()
@@ -26,8 +27,8 @@ def atomic_save(content, path):
     except (OSError, RuntimeError) as error:
         if osp.exists(partial):
             os.remove(partial)
-        raise RuntimeError(f'{path}: the checkpoint could not be written ({error}). '
-                           'Make room, then continue with --auto_resume; earlier checkpoints are intact.') from error
+        raise InputError(f'{path}: the checkpoint could not be written ({error}). '
+                         'Make room, then continue with --auto_resume; earlier checkpoints are intact.') from error
 
 
 def load_checkpoint(path):

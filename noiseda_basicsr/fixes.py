@@ -70,7 +70,21 @@ def init_dist_pytorch(backend, **kwargs):
     else:
         backend = 'gloo'
     kwargs.setdefault('timeout', datetime.timedelta(hours=2))
-    torch.distributed.init_process_group(backend=backend, **kwargs)
+    torch.distributed.init_process_group(backend=backend, **_store_of_this_attempt(), **kwargs)
+
+
+def _store_of_this_attempt():
+    """Where the processes of torchrun find each other, apart for each restart.
+
+    torch 2.13 reads the addresses of the processes that died (seen with --standalone --max-restarts=1: "Gloo
+    connectFullMesh failed").
+    """
+    if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True':
+        return {}
+    rank, processes = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
+    store = torch.distributed.TCPStore(os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']), processes, False)
+    prefix = f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    return {'store': torch.distributed.PrefixStore(prefix, store), 'rank': rank, 'world_size': processes}
 
 
 def init_dist_slurm(backend, port=None):
@@ -124,11 +138,15 @@ def create_train_val_dataloader(opt, logger):
 
 
 class MessageLogger(basicsr.utils.MessageLogger):
-    """Counts the remaining time to 0; BasicSR's ends at "eta: -1 day, 23:59:59"."""
+    """Counts the remaining time to 0 (BasicSR's ends at "eta: -1 day, 23:59:59"), and tells images/s."""
 
     def __init__(self, opt, start_iter=1, tb_logger=None):
         super().__init__(opt, start_iter, tb_logger)
         self.max_iters += 1
+        self.batch = opt['datasets']['train'].get('batch_size_per_gpu', 1) * opt['world_size']
+
+    def __call__(self, log_vars):
+        super().__call__({**log_vars, 'images_per_s': self.batch / log_vars['time']})
 
 
 def prefetch_run(self):

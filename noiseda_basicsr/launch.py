@@ -2,6 +2,8 @@
 import gc
 import os
 import sys
+import traceback
+from functools import partial
 
 import basicsr
 import basicsr.test
@@ -13,27 +15,58 @@ from basicsr.utils.options import parse_options as stock_parse_options
 
 from noiseda_basicsr.errors import InputError
 from noiseda_basicsr.fixes import apply_fixes
+from noiseda_basicsr.watch import Watch, explain, start_worker
 
 
 def train():
     """Train as the option file says; experiments/ and tb_logger/ appear in the current folder."""
-    _run(basicsr.train.train_pipeline)
+    apply_fixes()
+    watch = Watch()
+    watch.listen()
+    show_to(watch)
+    _run(basicsr.train.train_pipeline, watch)
 
 
 def test():
     """Test as the option file says; results/ appears in the current folder."""
-    _run(basicsr.test.test_pipeline)
-
-
-def _run(pipeline):
     apply_fixes()
+    _run(basicsr.test.test_pipeline, Watch())
+
+
+def show_to(watch):
+    """Let ``watch`` see the model and the sampler that basicsr.train makes."""
+    build_model, create_loaders = basicsr.train.build_model, basicsr.train.create_train_val_dataloader
+
+    def build_and_attach(opt):
+        model = build_model(opt)
+        watch.attach(model, opt)
+        return model
+
+    def create_and_keep(opt, logger):
+        loaders = create_loaders(opt, logger)
+        train_loader, watch.sampler = loaders[:2]
+        train_loader.worker_init_fn = partial(start_worker, train_loader.worker_init_fn)
+        return loaders
+
+    basicsr.train.build_model, basicsr.train.create_train_val_dataloader = build_and_attach, create_and_keep
+
+
+def _run(pipeline, watch):
     basicsr.train.parse_options = basicsr.test.parse_options = parse_options
     print(f'BasicSR {basicsr.__version__} from {basicsr.__file__}', flush=True)
     try:
         pipeline(os.getcwd())
-    except InputError as error:
-        print(f'\nerror: {error}', file=sys.stderr, flush=True)
-        sys.exit(2)
+    except Exception as error:
+        watch.save_after_error()
+        message = explain(error)
+        if message is None:
+            traceback.print_exc()
+        else:
+            print(f'\nerror: {message}', file=sys.stderr, flush=True)
+        status = 1 if message is None else 2
+        if torch.distributed.is_initialized():
+            os._exit(status)  # an orderly end would wait for the other processes, which wait for this one
+        sys.exit(status)
     finally:
         if torch.distributed.is_initialized():
             gc.collect()  # a DDP network that outlives its process group can hang gloo at exit (seen with torch 2.13)

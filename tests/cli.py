@@ -1,5 +1,6 @@
 """Running the project's commands as a user does, for the tests."""
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,12 +8,22 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
+def start(arguments, cwd, env=None):
+    """Start Python with ``arguments`` in ``cwd`` on one thread, output and errors joined."""
+    fixed = {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': '', 'PYTHONUNBUFFERED': '1'}
+    return subprocess.Popen([sys.executable, *map(str, arguments)], cwd=cwd, env={**os.environ, **fixed, **(env or {})},
+                            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+
 def run(arguments, cwd, env=None, timeout=300):
-    """Run Python with ``arguments`` in ``cwd`` on one thread; the finished process, output and errors joined."""
-    fixed = {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
-    environment = {**os.environ, **fixed, **(env or {})}
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, env=environment, timeout=timeout, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    """The finished process of :func:`start`, with its output in ``stdout``."""
+    process = start(arguments, cwd, env)
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, output)
 
 
 def losses(output):
@@ -23,4 +34,5 @@ def losses(output):
             iteration = int(line.split(', iter:')[1].split(',')[0].replace(',', ''))
             figures = line.rsplit('] ', 1)[1].split()
             found[iteration] = dict(zip((name.rstrip(':') for name in figures[::2]), figures[1::2], strict=True))
+            found[iteration].pop('images_per_s', None)
     return found

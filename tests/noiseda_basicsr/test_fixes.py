@@ -52,7 +52,7 @@ def test_a_failed_save_is_an_error_and_keeps_the_old_file(tmp_path, monkeypatch)
         raise OSError('No space left on device')
 
     monkeypatch.setattr(torch, 'save', full_disk)
-    with pytest.raises(RuntimeError, match='net.pth.*No space left'):
+    with pytest.raises(InputError, match='net.pth.*No space left'):
         checkpoint.atomic_save({'a': 2}, path)
     assert torch.load(path) == {'a': 1}
     assert os.listdir(tmp_path) == ['net.pth']

@@ -59,6 +59,12 @@ def test_train_resume_and_test(work):
     best = re.search(r'psnr: ([\d.]+)', process.stdout)[1]
     assert best == re.findall(r'psnr: ([\d.]+)', output)[-1]  # as the last validation of the training
 
+    shutil.rmtree(work / 'results')  # four processes share the six images
+    torchrun = ['-m', 'torch.distributed.run', '--nproc_per_node=4', '--standalone']
+    process = run([*torchrun, TEST, '-opt', TINY_TEST, '--launcher', 'pytorch'], work)
+    assert re.findall(r'psnr: ([\d.]+)', process.stdout) == [best], process.stdout
+    assert len(list((work / 'results/tiny_test/visualization/pairs').glob('*.png'))) == 6
+
 
 BATCH_NORM_NETWORK = """
 import noiseda_model

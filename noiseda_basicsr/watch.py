@@ -1,0 +1,132 @@
+"""BasicSR's training loop, watched from the calls it makes: a progress bar, and a saved state however it ends."""
+import contextlib
+import logging
+import os
+import signal
+import sys
+
+import torch
+from basicsr.utils import get_root_logger
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from noiseda_basicsr.errors import InputError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; what schedulers and torchrun send before they kill
+
+
+class Interrupted(SystemExit):
+    """Ends the process after a signal, with the exit status a shell expects; the state is saved."""
+
+
+class Watch:
+    """Knows where the loop is.
+
+    The loop calls ``model.update_learning_rate(n)`` first and ``model.optimize_parameters(n)`` last of what belongs to
+    iteration n; in between and after, the model is as iteration n - 1, or n, left it.
+    """
+
+    def __init__(self):
+        self.signal = None
+        self.model = None
+        self.sampler = None  # knows the epoch
+        self.finished = 0  # iterations
+        self.in_step = False
+        self.group = None  # of processes, for CPU tensors
+        self.process = os.getpid()
+
+    def listen(self):
+        """Take note of SIGINT and SIGTERM; a second one ends the process at once."""
+        for number in SIGNALS:
+            signal.signal(number, self._note)
+
+    def _note(self, number, _frame):
+        if os.getpid() != self.process:  # a forked child
+            os._exit(128 + number)
+        if self.signal is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(self.process, number)
+        self.signal = number
+        print(f'\n{signal.Signals(number).name}: saving after this iteration.', file=sys.stderr, flush=True)
+
+    def attach(self, model, opt):
+        """Watch this model's training."""
+        self.model, self.finished = model, self._iteration_to_resume(opt)
+        if opt['dist']:
+            self.group = torch.distributed.new_group(backend='gloo')
+        bar = self._progress_bar(opt)
+        update, optimize = model.update_learning_rate, model.optimize_parameters
+
+        def update_learning_rate(current_iter, **options):
+            if number := self.signal_anywhere():
+                self.save()
+                if self.group:
+                    torch.distributed.barrier(self.group)  # torchrun kills the rest as soon as one is gone
+                print(f'Stopped after iteration {self.finished}; continue with --auto_resume.', flush=True)
+                raise Interrupted(128 + number)
+            update(current_iter, **options)
+
+        def optimize_parameters(current_iter):
+            self.in_step = True
+            optimize(current_iter)
+            self.in_step, self.finished = False, current_iter
+            bar.update()
+
+        model.update_learning_rate, model.optimize_parameters = update_learning_rate, optimize_parameters
+
+    def signal_anywhere(self):
+        """The signal some process has received, so that all stop after the same iteration."""
+        if self.group is None:
+            return self.signal
+        number = torch.tensor(self.signal or 0)
+        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, group=self.group)
+        return number.item()
+
+    def save(self):
+        if self.finished:
+            self.model.save(self.sampler.epoch, self.finished)
+
+    def save_after_error(self):
+        """Lose nothing to an error outside a step (a broken image, say); within one, the weights may be half new."""
+        if self.model is None or self.in_step or not self.finished:
+            return
+        with contextlib.suppress(Exception):  # the error itself must be heard
+            self.save()
+
+    def _iteration_to_resume(self, opt):
+        state = opt['path'].get('resume_state')
+        return int(os.path.splitext(os.path.basename(state))[0]) if state else 0
+
+    def _progress_bar(self, opt):
+        bar = tqdm(total=opt['train'].get('total_iter'), initial=self.finished, unit='it', dynamic_ncols=True,
+                   disable=True if opt['rank'] else None)  # None: no bar where nobody looks at a terminal
+        if not bar.disable:
+            logging_redirect_tqdm([get_root_logger(), logging.getLogger()]).__enter__()  # till the process ends
+        return bar
+
+
+def start_worker(stock_init, worker_id):
+    """Begin a data loader's worker that outlives a signal (schedulers and Ctrl-C send it to all processes).
+
+    It ends with its loader.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if stock_init:
+        stock_init(worker_id)
+
+
+def explain(error):
+    """What to tell the user of an error that torch raises; None for any other."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return (f"The GPU's memory is full ({str(error).splitlines()[0]}). In the option file set "
+                'train:engine:accumulate: 2 (or more; same result), train:engine:activation_checkpointing: '
+                '[g, diffusion] (same result, a third slower) or train:engine:precision: bf16; or lower '
+                'datasets:train:gt_size or batch_size_per_gpu.')
+    dead_worker = isinstance(error, RuntimeError) and 'DataLoader worker' in str(error)
+    if dead_worker or isinstance(error, (ConnectionError, EOFError)):  # the rest are sockets to such a worker
+        return (f'A process that reads images was killed ({error}), most often for want of memory: lower '
+                'datasets:train:num_worker_per_gpu, then continue with --auto_resume.')
+    return None

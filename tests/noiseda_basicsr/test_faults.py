@@ -1,0 +1,174 @@
+"""What ends a run, and what is left of it: signals, kills, broken images, dead processes, changed options."""
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from cli import ROOT, losses, run, start
+from images import write_images
+
+from noiseda_basicsr.watch import explain
+
+TRAIN, TINY = ROOT / 'scripts/train.py', Path(__file__).with_name('tiny.yml')
+TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+
+
+@pytest.fixture
+def work(tmp_path, image_folder):
+    """A folder with the images that tiny.yml names."""
+    for seed, name in enumerate(['gt', 'lq', 'real']):
+        image_folder(name, 6, seed)
+    return tmp_path
+
+
+def command(name, *force, total=40):
+    """Arguments of a run that says each iteration and saves every third."""
+    options = [f'name={name}', f'train:total_iter={total}', 'train:diffusion_opt:ramp_iters=40', 'val:val_freq=1000',
+               'logger:use_tb_logger=false', *force]
+    return [TRAIN, '-opt', TINY, '--auto_resume', '--force_yml', *options]
+
+
+def wait_for(process, text):
+    """Read the output up to a line with ``text``."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return ''.join(lines)
+    pytest.fail(f'no {text!r} in\n' + ''.join(lines))
+
+
+def result(work, name):
+    folder = work / 'experiments' / name / 'models'
+    return [torch.load(folder / f'net_{net}_latest.pth') for net in ('g', 'diffusion')]
+
+
+def assert_same(one, other):
+    for net_one, net_other in zip(one, other, strict=True):
+        for entry, weights in net_one.items():
+            for key, value in weights.items():
+                assert torch.equal(value, net_other[entry][key]), key
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+    """The networks of forty iterations that nothing disturbed, by number of processes."""
+    folder = tmp_path_factory.mktemp('undisturbed')
+    for seed, name in enumerate(['gt', 'lq', 'real']):
+        write_images(folder / name, 6, seed)
+    assert run(command('whole'), folder).returncode == 0
+    return result(folder, 'whole')
+
+
+def iterations_saved(work, name):
+    states = (work / 'experiments' / name / 'training_states').glob('*.state')
+    return sorted(int(state.stem) for state in states)
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(work, undisturbed, number):
+    process = start(command('stopped'), work)
+    wait_for(process, 'iter:       4')
+    os.killpg(process.pid, number)  # Ctrl-C reaches the data loader's workers too
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, rest
+    last = int(re.search(r'Stopped after iteration (\d+); continue with --auto_resume', rest)[1])
+    assert iterations_saved(work, 'stopped')[-1] == last < 40
+    assert 'Traceback' not in rest
+    resumed = run(command('stopped'), work)
+    assert resumed.returncode == 0 and min(losses(resumed.stdout)) == last + 1
+    assert_same(result(work, 'stopped'), undisturbed)
+
+
+def test_kill_minus_nine_at_any_moment(work, undisturbed):
+    """Thirty times in scripts/drill.py; three here, among them one while a state is being written."""
+    rng = random.Random(0)
+    for attempt in range(3):
+        process = start(command('killed', 'logger:save_checkpoint_freq=1'), work)
+        wait_for(process, 'Saving models and training states' if attempt == 0 else 'Start training')
+        time.sleep(rng.uniform(0, 0.3))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert run(command('killed', 'logger:save_checkpoint_freq=1'), work).returncode == 0
+    assert_same(result(work, 'killed'), undisturbed)
+
+
+def test_processes_stop_together_and_restart_after_a_death(work):
+    """A signal to torchrun; then one of its two processes dies, and it starts both again."""
+    process = start([*TORCHRUN, *command('stopped'), '--launcher', 'pytorch'], work)
+    wait_for(process, 'iter:       4')
+    process.terminate()
+    rest, _ = process.communicate(timeout=60)
+    last = int(re.search(r'Stopped after iteration (\d+)', rest)[1])
+    assert iterations_saved(work, 'stopped')[-1] == last, rest
+
+    total = last + 8
+    process = start([*TORCHRUN, '--max-restarts=1', *command('stopped', total=total), '--launcher', 'pytorch'], work)
+    wait_for(process, 'Saved iteration')
+    os.kill(worker_of(process.pid), signal.SIGKILL)
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, rest
+    assert 'Resuming training from epoch' in rest and 'End of training' in rest
+
+
+def worker_of(torchrun):
+    """A training process, by its parent."""
+    for folder in Path('/proc').glob('[0-9]*'):
+        try:
+            fields = (folder / 'stat').read_text().rsplit(')', 1)[1].split()
+            words = (folder / 'cmdline').read_text()
+        except OSError:
+            continue
+        if int(fields[1]) == torchrun and 'train.py' in words:
+            return int(folder.name)
+    raise AssertionError('no worker')
+
+
+def test_a_broken_image_in_mid_epoch_stops_with_its_name_and_a_saved_state(work):
+    process = start(command('broken', 'datasets:train:num_worker_per_gpu=0', 'logger:save_checkpoint_freq=1000'), work)
+    wait_for(process, 'iter:       2')
+    (work / 'real/003.png').write_bytes(b'no image')
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert re.search(r'error: .*real/003\.png: cannot be decoded', rest), rest
+    assert iterations_saved(work, 'broken')[-1] >= 2
+
+
+def test_a_killed_data_loader_worker_is_explained(work):
+    process = start(command('worker', total=4000), work)
+    wait_for(process, 'iter:       4')
+    os.kill(worker_of(process.pid), signal.SIGKILL)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, rest
+    assert 'error: A process that reads images was killed' in rest, rest
+    assert iterations_saved(work, 'worker')
+
+
+def test_changed_options_are_followed_and_told(work):
+    assert run(command('changed', total=3), work).returncode == 0
+    force = ['train:optim_g:lr=0.0005', 'train:diffusion_opt:beta=0.1']
+    resumed = run(command('changed', *force, total=6), work).stdout
+    for change in ('total_iter 3 -> 6', 'optim_g:lr 0.001 -> 0.0005', 'diffusion_opt:beta None -> 0.1'):
+        assert f'Resuming iteration 3 with train:{change}.' in resumed
+    assert 'iter:       4, lr:(5.000e-04,)' in resumed
+    first, last = (float(losses(resumed)[n]['lambda']) for n in (4, 6))
+    assert 0 < first < last < 0.1
+
+
+def test_only_the_last_states_and_the_best_network_are_kept(work):
+    output = run([*command('kept', total=12), 'logger:keep_last=2', 'val:val_freq=4'], work).stdout
+    assert iterations_saved(work, 'kept') == [9, 12], output
+    models = {path.name for path in (work / 'experiments/kept/models').iterdir()}
+    assert models == {f'net_{net}_{label}.pth' for net in ('g', 'diffusion') for label in (9, 12, 'latest')} | {
+        'net_g_best.pth'}
+
+
+def test_out_of_memory_names_three_settings():
+    message = explain(torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'))
+    for setting in ('accumulate', 'activation_checkpointing', 'precision: bf16'):
+        assert setting in message
+    assert explain(RuntimeError('something else')) is None
