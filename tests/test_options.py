@@ -1,4 +1,5 @@
 """Every option file: it parses, builds (smaller), and takes a real step or restores a real image."""
+import os
 import sys
 
 import pytest
@@ -74,6 +75,7 @@ def test_any_network_of_the_paper_takes_the_place_of_the_one_in_the_file(network
 
 def train_and_validate(opt, stem, gt_size=16):
     opt['path'].pop('pretrain_network_g', None)
+    os.makedirs(opt['path']['models'])
     train = opt['datasets']['train']
     train.update(gt_size=gt_size, batch_size_per_gpu=1, num_worker_per_gpu=0, persistent_workers=False)
     loader = build_dataloader(build_dataset(train), train, num_gpu=0, seed=0)
