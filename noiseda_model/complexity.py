@@ -59,7 +59,7 @@ def measure(net, size, device='cpu', seconds=1.0):
             'parameters': sum(parameter.numel() for parameter in net.parameters()),
             'macs': counter.get_total_flops() // 2,
             'activations': activations,
-            'images_per_second': 1 / _median_time(lambda: net(image), device, seconds),
+            'images_per_second': 1 / _shortest_time(lambda: net(image), device, seconds),
         }
 
 
@@ -79,15 +79,16 @@ def _activation_bytes(net, image):
     return sum(size for address, size in saved.items() if address not in own)
 
 
-def _median_time(run, device, seconds):
+def _shortest_time(run, device, seconds):
+    """Of five runs or more; the longer ones measure what else the machine was doing."""
     times, start = [], time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - start < seconds:
+    while len(times) < 5 or time.perf_counter() - start < seconds:
         begin = time.perf_counter()
         run()
         if device == 'cuda':
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begin)
-    return sorted(times)[len(times) // 2]
+    return min(times)
 
 
 def rows(measured, size):
