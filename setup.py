@@ -3,7 +3,7 @@ from pathlib import Path
 from setuptools import setup
 
 NETWORKS = ['spandrel_extra_arches>=0.2.0']  # Restormer, MPRNet, MIRNet2 and others; mind their licences
-EXPORT = ['onnx', 'onnxruntime', 'onnxscript']
+EXPORT = ['onnx', 'onnxruntime']
 
 setup(
     name='noiseda',
