@@ -2,6 +2,9 @@ from pathlib import Path
 
 from setuptools import setup
 
+NETWORKS = ['spandrel_extra_arches>=0.2.0']  # Restormer, MPRNet, MIRNet2 and others; mind their licences
+EXPORT = ['onnx', 'onnxruntime']
+
 setup(
     name='noiseda',
     version='0.1.0',
@@ -18,15 +21,21 @@ setup(
         'numpy',
         'opencv-python',
         'pyyaml',
+        'safetensors',
         'scikit-image',
         'scipy',
         'setuptools; python_version >= "3.12"',  # BasicSR imports distutils
+        'spandrel>=0.4.2,<0.5',
         'tb-nightly',
         'torch>=2.6',
         'torchvision',
         'tqdm',
     ],
-    extras_require={'test': ['hypothesis', 'pytest', 'ruff']},
+    extras_require={
+        'networks': NETWORKS,
+        'export': EXPORT,
+        'test': ['hypothesis', 'pytest', 'ruff', *NETWORKS, *EXPORT],
+    },
     entry_points={
         'console_scripts': [
             'noiseda-evaluate = noiseda_model.protocols:main',

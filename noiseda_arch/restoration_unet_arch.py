@@ -1,4 +1,6 @@
 """The restoration network G_theta of the paper's Sec. 4.1."""
+import math
+
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
@@ -21,17 +23,18 @@ class RestorationUNet(nn.Module):
             or 'B' (76).
         depth (int): Number of resolutions. Default: 4.
         channels (int): Channels of the image. Default: 3.
+        max_width (int): Where the widths stop doubling. Default: nowhere.
 
     Shape:
         (B, channels, H, W) -> the same, any H and W, values in [0, 1] (not clipped).
     """
 
-    def __init__(self, width='S', depth=4, channels=3):
+    def __init__(self, width='S', depth=4, channels=3, max_width=None):
         super().__init__()
         width = PRESETS.get(width, width) if isinstance(width, str) else width
         if not isinstance(width, int) or width < 1:
             raise ValueError(f'RestorationUNet: width must be a number or one of {list(PRESETS)}, not {width!r}.')
-        widths = [width * 2**level for level in range(depth)]
+        widths = [min(width * 2**level, max_width or math.inf) for level in range(depth)]
         self.size_multiple = 2**(depth - 1)
         inputs = [channels, *widths[:-1]]
         self.encoder = nn.ModuleList(_stage(c_in, c_out) for c_in, c_out in zip(inputs, widths, strict=True))

@@ -27,6 +27,7 @@ from noiseda_model.monitor import ShortcutMonitor
 from noiseda_model.options import (
     check_networks,
     check_optimizer,
+    check_sizes,
     check_validation,
     differences,
     read_diffusion_options,
@@ -52,6 +53,7 @@ class NoiseDAModel(SRModel):
         check_validation(opt)
         self.diffusion_opt = read_diffusion_options(opt) if opt['is_train'] else None
         super().__init__(opt)
+        check_sizes(opt, self.get_bare_model(self.net_g))
 
     # ------------------------------------------------------------------ setting up
 

@@ -2,8 +2,12 @@
 import inspect
 
 import torch
+import yaml
+from basicsr.utils import get_root_logger
+from basicsr.utils.options import ordered_yaml
 from basicsr.utils.registry import ARCH_REGISTRY
 
+from noiseda_arch.padding import size_rule
 from noiseda_basicsr import InputError
 from noiseda_model.diffusion import TIMESTEPS
 from noiseda_model.engine import DTYPES
@@ -79,6 +83,21 @@ def read_diffusion_options(opt):
     return options
 
 
+def read_network(option_file):
+    """The network_g block of an option file, checked.
+
+    Raises:
+        InputError: There is no such file, or its network cannot be built.
+    """
+    try:
+        with open(option_file) as file:
+            opt = yaml.load(file, Loader=ordered_yaml()[0])
+    except FileNotFoundError as error:
+        raise InputError(f'{option_file}: no such option file.') from error
+    check_networks(opt)
+    return opt['network_g']
+
+
 def _with_defaults(block, given, defaults):
     unknown = sorted(set(given) - set(defaults))
     if unknown:
@@ -140,15 +159,19 @@ def _check_network(block, arguments):
         raise InputError(f'{block}:type, the name of an architecture, is missing.')
     arch = ARCH_REGISTRY.get(arguments.pop('type'))
     signature = inspect.signature(arch)
+    if inspect.isclass(arch):  # BasicSR's SwinIR swallows whatever it does not know
+        named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        signature = signature.replace(parameters=named)
     try:
         bound = signature.bind(**arguments)
     except TypeError as error:
         raise InputError(f"{block}: {arch.__name__} {error}; its arguments: "
                          f"{', '.join(signature.parameters)}.") from error
     bound.apply_defaults()
-    if bound.arguments.get('upscale', 1) != 1:
-        raise InputError(f"{block}: {arch.__name__} would enlarge {bound.arguments['upscale']} times; this project "
-                         'restores at scale 1: set upscale: 1.')
+    for key in ('upscale', 'scale'):
+        if bound.arguments.get(key, 1) != 1:
+            raise InputError(f'{block}: {arch.__name__} would enlarge {bound.arguments[key]} times; this project '
+                             f'restores at scale 1: set {key}: 1.')
 
 
 def check_optimizer(block, options):
@@ -164,22 +187,39 @@ def check_optimizer(block, options):
 
 
 def check_validation(opt):
-    """val: and the patch size fit the sizes the network accepts, and the metrics the images there are.
+    """The metrics of val: fit the images there are.
 
     Raises:
         InputError
     """
-    val = opt.get('val') or {}
-    multiple, tile = val.get('size_multiple', 1), val.get('tile')
-    if tile is not None and (tile % multiple or tile <= val.get('tile_overlap', 32)):
-        raise InputError(f'val:tile is {tile}; it must be a multiple of val:size_multiple ({multiple}) and larger than '
-                         f"val:tile_overlap ({val.get('tile_overlap', 32)}).")
-    metrics = [metric['type'] for metric in (val.get('metrics') or {}).values() if metric['type'] != 'calculate_niqe']
+    metrics = (opt.get('val') or {}).get('metrics') or {}
+    metrics = [metric['type'] for metric in metrics.values() if metric['type'] != 'calculate_niqe']
     for phase, data_set in opt.get('datasets', {}).items():
         without_truth = not data_set.get('dataroot_gt') and data_set.get('type') == 'PairedUnpairedDataset'
         if phase != 'train' and metrics and without_truth:
             raise InputError(f'datasets:{phase}:dataroot_gt is missing and {metrics[0]} needs it; give it, or remove '
                              'val:metrics (calculate_niqe alone needs no ground truth).')
-    patch = opt.get('datasets', {}).get('train', {}).get('gt_size', multiple)
-    if patch % multiple:
-        raise InputError(f'datasets:train:gt_size is {patch}; it must be a multiple of val:size_multiple ({multiple}).')
+
+
+def check_sizes(opt, net):
+    """The patches of training and the tiles of validation have sizes that the restoration network takes.
+
+    Raises:
+        InputError
+    """
+    val = opt.get('val') or {}
+    rule = size_rule(net, val.get('size_multiple'))
+    multiple, minimum = rule['multiple'], rule['minimum']
+    name = f"val:size_multiple ({multiple})" if val.get('size_multiple') else \
+        f'{multiple}, as {type(net).__name__} requires'
+    tile, overlap = val.get('tile'), val.get('tile_overlap', 32)
+    if tile is not None and (tile % multiple or tile < minimum or tile <= overlap):
+        raise InputError(f'val:tile is {tile}; it must be a multiple of {name}, at least {minimum} and larger than '
+                         f'val:tile_overlap ({overlap}).')
+    if tile is not None and getattr(net, 'tiling_discouraged', False):
+        get_root_logger().warning(f'val:tile is {tile}; spandrel advises against tiles with {type(net).__name__}, '
+                                  'which looks at the whole image. Remove it where memory allows.')
+    patch = opt.get('datasets', {}).get('train', {}).get('gt_size', max(multiple, minimum))
+    if patch % multiple or patch < minimum:
+        raise InputError(f'datasets:train:gt_size is {patch}; it must be a multiple of {name}, and at least '
+                         f'{minimum or multiple}.')

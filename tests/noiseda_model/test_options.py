@@ -1,5 +1,6 @@
 """A bad option ends at once in an InputError that names the key and what to do; options are only read."""
 import copy
+import logging
 
 import pytest
 import torch
@@ -72,6 +73,15 @@ BAD = {  # changes of the options, what the message must hold
     'patch and multiple': (
         {**val(size_multiple=16), 'datasets__train__gt_size': 24},
         ['datasets:train:gt_size', '24', 'val:size_multiple (16)']),
+    "patch and the network's multiple": (
+        {'network_g': {'type': 'DRUNet', 'in_nc': 4, 'out_nc': 3, 'nc': [4] * 4, 'nb': 2},
+         'datasets__train__gt_size': 20},
+        ['datasets:train:gt_size', '20', 'multiple of 8, as DRUNet requires']),
+    "patch and the network's minimum": (
+        {'network_g': {'type': 'SCUNet', 'config': [1] * 7}}, ['datasets:train:gt_size', '8', 'at least 40']),
+    "tile and the network's minimum": (
+        {**val(tile=34), 'network_g': {'type': 'SCUNet', 'config': [1] * 7}, 'datasets__train__gt_size': 40},
+        ['val:tile', '34', 'at least 40']),
 }
 
 
@@ -93,6 +103,18 @@ def test_the_defaults_are_the_papers(tmp_path):
         'monitor_freq': 500}
     assert read_diffusion_options(small_opt(tmp_path, **diffusion(ramp_iters=50)))['ramp_iters'] == 50
     assert DIFFUSION_DEFAULTS['ramp_iters'] is None
+
+
+def test_tiles_are_advised_against_where_spandrel_does(tmp_path, caplog):
+    network = {'type': 'SwinIR_spandrel', 'img_size': 16, 'window_size': 4, 'embed_dim': 8, 'depths': [1],
+               'num_heads': [2]}
+    opt = small_opt(tmp_path, network_g=network, datasets__train__gt_size=16)
+    for tile in (None, 64):
+        logger = logging.getLogger('basicsr')
+        logger.propagate, caplog.handler.level = True, 0
+        caplog.clear()
+        NoiseDAModel({**opt, 'val': {'tile': tile}})
+        assert ('advises against tiles with SwinIR' in caplog.text) == (tile is not None)
 
 
 def test_timesteps_reach_the_draws(tmp_path):

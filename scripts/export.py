@@ -1,0 +1,33 @@
+"""Write a trained restoration network for other programs; every file is read back and compared.
+
+    python scripts/export.py experiments/train_polyu/models/net_g_latest.pth -opt options/train/train_polyu.yml \\
+        net.onnx net.pt net.safetensors net.pth
+
+The endings choose the formats: .pth and .safetensors hold the weights, for spandrel and the programs built on it;
+.onnx (pip install onnx onnxruntime) and .pt (TorchScript) hold the computation, for images of any size.
+"""
+import argparse
+import sys
+
+from noiseda_basicsr import InputError
+from noiseda_model.export import export, load_trained
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('weights', help='net_g_*.pth, or any file that spandrel recognises')
+    parser.add_argument('files', nargs='+', help='files to write')
+    parser.add_argument('-opt', help='option file whose network_g it is (default: what spandrel recognises)')
+    parser.add_argument('--key', choices=['params_ema', 'params'], help='weights to take (default: averaged, if there)')
+    parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help='one image size, for .onnx and .pt')
+    args = parser.parse_args()
+    try:
+        net = load_trained(args.weights, args.opt, args.key)
+        for path in args.files:
+            print(export(net, path, args.size), flush=True)
+    except InputError as error:
+        sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+    main()

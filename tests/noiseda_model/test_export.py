@@ -1,0 +1,104 @@
+"""What is exported restores as PyTorch does, at odd sizes, in the programs the formats are for."""
+import numpy as np
+import onnxruntime
+import pytest
+import safetensors.torch
+import spandrel
+import torch
+from basicsr.archs import build_network
+from cli import ROOT, run
+from tiny_networks import TINY
+
+from noiseda_arch.spandrel_archs import REGISTRY
+from noiseda_basicsr import InputError
+from noiseda_model.export import export, load_trained
+from noiseda_model.inference import restore
+
+SIZES = [(45, 61), (64, 48), (83, 51)]
+ANY_SIZE = ['RestorationUNet', 'RCAN', 'SwinIR', 'NAFNet', 'DnCNN', 'SwinIR_spandrel', 'DRUNet']
+pytestmark = pytest.mark.filterwarnings('ignore')
+
+
+def tiny(name, **changes):
+    return build_network({'type': name, **TINY[name], **changes}).eval()
+
+
+def images():
+    return [torch.rand(1, 3, *size) for size in SIZES]
+
+
+@torch.no_grad()
+def assert_same(run, net, tolerance=1e-4):
+    for image in images():
+        expected = restore(net, image)
+        torch.testing.assert_close(run(image), expected, rtol=0, atol=tolerance * max(1, expected.abs().max().item()))
+
+
+@pytest.mark.parametrize('name', ANY_SIZE)
+def test_onnx_and_torchscript_restore_images_of_any_size(name, tmp_path):
+    net, onnx, script = tiny(name), str(tmp_path / 'net.onnx'), str(tmp_path / 'net.pt')
+    assert 'any size' in export(net, onnx) and 'any size' in export(net, script)
+    session = onnxruntime.InferenceSession(onnx)
+    assert_same(lambda image: torch.from_numpy(session.run(None, {'image': image.numpy()})[0]), net)
+    assert_same(torch.jit.load(script), net, tolerance=1e-6)
+
+
+def test_a_square_network_is_exported_at_one_size(tmp_path):
+    net, path = tiny('Uformer'), str(tmp_path / 'net.onnx')
+    with pytest.raises(InputError, match='Uformer works on square images only.*--size'):
+        export(net, path)
+    with pytest.raises(InputError, match='--size 128 256 does not suit Uformer'):
+        export(net, path, (128, 256))
+    assert '128x128' in export(net, path, (128, 128))
+    image = np.random.default_rng(0).random((1, 3, 128, 128), np.float32)
+    restored, = onnxruntime.InferenceSession(path).run(None, {'image': image})
+    with torch.no_grad():
+        np.testing.assert_allclose(restored, net(torch.from_numpy(image)), atol=1e-4)
+
+
+def test_a_network_that_cannot_be_exported_says_why_and_leaves_the_remedy(tmp_path):
+    with pytest.raises(InputError, match='FFTformer cannot be exported for all sizes.*--size.*fft'):
+        export(tiny('FFTformer'), str(tmp_path / 'net.onnx'))
+
+
+@pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
+@pytest.mark.parametrize('name', ['NAFNet', 'SwinIR', 'SwinIR_spandrel', 'DRUNet', 'Restormer', 'HAT'])
+def test_weights_load_in_spandrel(name, ending, tmp_path):
+    net, path = tiny(name), str(tmp_path / f'net{ending}')
+    assert 'restores alike' in export(net, path)
+    loaded = spandrel.ModelLoader(registry=REGISTRY).load_from_file(path).eval()
+    for image in (torch.rand(1, 3, 32, 48), torch.rand(1, 3, 64, 32)):
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(image), net(image).clamp(0, 1))
+
+
+def test_what_spandrel_cannot_tell_from_weights_is_named(tmp_path):
+    with pytest.raises(InputError, match='restores differently.*category_size 16'):
+        export(tiny('ATD', category_size=16), str(tmp_path / 'net.pth'))
+
+
+def test_our_own_network_is_written_for_use_here(tmp_path):
+    net, path = tiny('RestorationUNet'), str(tmp_path / 'net.safetensors')
+    assert 'load it here' in export(net, path)
+    assert {key: value.tolist() for key, value in safetensors.torch.load_file(path).items()} == \
+        {key: value.tolist() for key, value in net.state_dict().items()}
+
+
+def test_averaged_weights_are_taken_unless_others_are_asked_for(tmp_path):
+    plain, average, path = tiny('NAFNet'), tiny('NAFNet'), str(tmp_path / 'net.pth')
+    torch.save({'params': plain.state_dict(), 'params_ema': average.state_dict()}, path)
+    for key, expected in ((None, average), ('params_ema', average), ('params', plain)):
+        assert all(torch.equal(value, expected.state_dict()[name])
+                   for name, value in load_trained(path, key=key).state_dict().items())
+    torch.save({'params': plain.state_dict()}, path)
+    with pytest.raises(InputError, match="no entry 'params_ema'"):
+        load_trained(path, key='params_ema')
+
+
+def test_the_command(tmp_path):
+    torch.save({'params': tiny('RestorationUNet').state_dict()}, tmp_path / 'net.pth')
+    (tmp_path / 'tiny.yml').write_text('network_g: {type: RestorationUNet, width: 4, depth: 2}')
+    process = run([ROOT / 'scripts/export.py', 'net.pth', '-opt', 'tiny.yml', 'a.pt', 'a.zip'], tmp_path)
+    written, error = process.stdout.strip().splitlines()[-2:]
+    assert written.startswith('a.pt: written, for images of any size') and (tmp_path / 'a.pt').is_file()
+    assert error.startswith('error: a.zip: the ending must be one of') and process.returncode == 1
