@@ -144,7 +144,7 @@ class ConvolutionPeak:
 def peak_memory(opt, engine, steps=2):
     """Peak memory in bytes of a process that does nothing but this variant; call it in a fresh one.
 
-    On a GPU: what torch allocated. On a CPU: what the process held at most (Linux) beyond what it held before the model.
+    On a GPU: what torch allocated. On a CPU (Linux): what the process held at most, less what it held before.
     """
     before = _highest_resident()
     model = build(opt, engine)
