@@ -79,3 +79,5 @@ def build_degradation(options):
         return DEGRADATIONS[name](**arguments)
     except TypeError as error:
         raise InputError(f'degradation {name}: {error}') from error
+
+EXAMPLES = [{'type': 'awgn', 'sigma': [0, 75]}]
