@@ -16,7 +16,7 @@ from basicsr.data import build_dataset
 
 from noiseda_basicsr import InputError
 from noiseda_basicsr.sampler import SampleIndex
-from noiseda_data.degradations import EXAMPLES, build_degradation
+from noiseda_data.degradations import build_degradation
 from noiseda_data.lmdb_writer import create_lmdb
 from noiseda_data.store import open_images
 
@@ -24,6 +24,17 @@ STREAMS = ('gt', 'lq', 'real')
 BASELINE = "BasicSR's PairedImageDataset, PNG LMDB"
 RATIOS = [('PairedUnpairedDataset, raw LMDB', 'arrays in memory'),
           ('raw LMDB, crop alone', 'arrays in memory, crop alone')]
+EXAMPLES = [
+    {'type': 'awgn', 'sigma': [0, 75]},
+    {'type': 'poisson_gaussian', 'gain': [0.001, 0.02], 'sigma': [0, 5]},
+    {'type': 'correlated_noise', 'sigma': 30},
+    {'type': 'camera'},
+    {'type': 'jpeg', 'quality': [60, 95]},
+    {'type': 'gaussian_blur', 'sigma': [0.2, 3]},
+    {'type': 'motion_blur', 'length': [5, 25]},
+    {'type': 'defocus_blur', 'radius': [1, 5]},
+    {'type': 'rain_streaks'},
+]
 
 
 def make_images(folder, source=None, count=200, size=512):
