@@ -51,8 +51,10 @@ class OneOf:
     """
 
     def __init__(self, choices, weights=None):
+        if not isinstance(choices, (list, tuple)) or not choices:
+            raise InputError(f'choices must be a list of blocks, not {choices!r}.')
         weights = [1] * len(choices) if weights is None else weights
-        if not choices or len(weights) != len(choices) or min(weights) < 0 or not sum(weights):
+        if len(weights) != len(choices) or min(weights) < 0 or not sum(weights):
             raise InputError(f'weights must be one number >= 0 for each of the {len(choices)} choices, not {weights}.')
         self.choices = [build_degradation(choice) for choice in choices]
         self.probabilities = np.array(weights) / sum(weights)
@@ -96,11 +98,13 @@ def build_degradation(options):
     name = arguments.pop('type', None)
     if name not in DEGRADATIONS:
         raise InputError(f'degradation: unknown type {name!r}; known: {", ".join(DEGRADATIONS)}.')
-    signature = inspect.signature(DEGRADATIONS[name])
-    try:
-        signature.bind(**arguments)
-    except TypeError as error:
-        raise InputError(f"degradation {name}: {error}; its arguments: {', '.join(signature.parameters)}.") from error
+    parameters = inspect.signature(DEGRADATIONS[name]).parameters
+    unknown = sorted(set(arguments) - set(parameters))
+    missing = [key for key, parameter in parameters.items()
+               if parameter.default is parameter.empty and key not in arguments]
+    if unknown or missing:
+        fault = f'unknown argument {", ".join(unknown)}' if unknown else f'{", ".join(missing)} is missing'
+        raise InputError(f'degradation {name}: {fault}; its arguments: {", ".join(parameters)}.')
     try:
         return DEGRADATIONS[name](**arguments)
     except InputError as error:

@@ -34,16 +34,13 @@ class Camera:
     """
 
     def __init__(self, shot=(0.0001, 0.012), quality=(80, 100)):
-        bounds = Range('shot', shot, 1e-9)
-        self.log_shot = Range('log shot', [np.log(bounds.low), np.log(bounds.high)], -np.inf)
+        self.shot = Range('shot', shot, 1e-9, 1)
         self.quality = None if quality is None else Range('quality', quality, 1, 100)
 
     def __call__(self, image, rng):
         to_camera, gains = draw_camera(rng)
-        log_shot = self.log_shot(rng)
-        read = np.exp(2.18 * log_shot + 1.20 + rng.normal(0, 0.26))
-        raw = mosaic(unprocess(image, to_camera, gains))
-        raw += np.sqrt(np.exp(log_shot) * raw + read).astype(np.float32) * gaussian(rng, raw.shape)
+        shot, read = draw_noise_level(self.shot, rng)
+        raw = add_noise(mosaic(unprocess(image, to_camera, gains)), shot, read, rng)
         processed = process(raw, to_camera, gains)
         return processed if self.quality is None else compress(processed, round(self.quality(rng)))
 
@@ -54,6 +51,12 @@ def draw_camera(rng):
     to_camera = np.tensordot(weights, XYZ_TO_CAMERA, 1) @ SRGB_TO_XYZ
     gains = np.array([rng.uniform(1.9, 2.4), 1, rng.uniform(1.5, 1.9)]) / rng.normal(0.8, 0.1)
     return (to_camera / to_camera.sum(axis=1, keepdims=True)).astype(np.float32), gains.astype(np.float32)
+
+
+def draw_noise_level(shot, rng):
+    """(shot, read), the variance per unit of signal and that of black; ``shot`` is a :class:`Range`."""
+    log_shot = rng.uniform(np.log(shot.low), np.log(shot.high))
+    return np.exp(log_shot), np.exp(2.18 * log_shot + 1.20 + rng.normal(0, 0.26))
 
 
 def unprocess(image, to_camera, gains):
@@ -70,6 +73,11 @@ def mosaic(image):
     raw = image[..., 1].copy()
     raw[::2, ::2], raw[1::2, 1::2] = image[::2, ::2, 0], image[1::2, 1::2, 2]
     return raw
+
+
+def add_noise(raw, shot, read, rng):
+    """White noise of variance shot * raw + read."""
+    return raw + np.sqrt(np.float32(shot) * raw + np.float32(read)) * gaussian(rng, raw.shape)
 
 
 def process(raw, to_camera, gains):
