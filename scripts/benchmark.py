@@ -34,6 +34,7 @@ def add_data(commands):
     parser.add_argument('--size', type=int, default=512, help='their side (default: 512)')
     parser.add_argument('--patch', type=int, default=128, help='side of the crops (default: 128)')
     parser.add_argument('--rounds', type=int, default=7, help='turns of each reader (default: 7)')
+    parser.add_argument('--seconds', type=float, default=0.4, help='length of a turn (default: 0.4)')
     parser.set_defaults(run=run_data)
 
 
@@ -43,7 +44,7 @@ def run_data(args):
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
         benchmark.make_images(folder, args.data, args.images, args.size)
-        rates = benchmark.compare_readers(folder, args.patch, args.rounds)
+        rates = benchmark.compare_readers(folder, args.patch, args.rounds, args.seconds)
     print(f'\n{args.patch}x{args.patch} crops, {args.images} images of {args.size}x{args.size} a stream, one worker\n')
     print("| reader | images/s | times BasicSR's PNG LMDB |\n|---|---|---|")
     for name, values in rates.items():
@@ -51,7 +52,7 @@ def run_data(args):
     for one, other in benchmark.RATIOS:
         print(f'\n{one} / {other}: {benchmark.ratio(rates, one, other):.2f}')
     print('\n| degradation | ms a patch |\n|---|---|')
-    for name, milliseconds in benchmark.degradation_costs(args.patch).items():
+    for name, milliseconds in benchmark.degradation_costs(args.patch, args.rounds, args.seconds).items():
         print(f'| {name} | {milliseconds:.2f} |')
 
 

@@ -2,8 +2,8 @@
 
 Light adds up linearly, pixel values do not: images are taken to linear light (value ** gamma), averaged there, and
 brought back, as Nah et al. made the GoPro set ("Deep multi-scale convolutional neural network for dynamic scene
-deblurring", CVPR 2017, Eq. 1-3, gamma 2.2). ``gamma: 1`` averages the values themselves. Beyond the border lies the
-mirrored image.
+deblurring", CVPR 2017; gamma 2.2). ``gamma: 1`` averages the values themselves. Beyond the border lies the mirrored
+image.
 """
 import cv2
 import numpy as np

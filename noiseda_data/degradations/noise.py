@@ -28,7 +28,7 @@ class PoissonGaussian:
     """Photon and read-out noise of a sensor, not clipped: x^s = a Poisson(y^s / a) + N(0, s^2).
 
     Mean y, variance a y + s^2. Source: Foi et al., "Practical Poissonian-Gaussian noise modeling and fitting for
-    single-image raw-data", IEEE TIP 2008, Eq. 1-4.
+    single-image raw-data", IEEE TIP 2008.
 
     Args:
         gain (float | list[float]): a, above 0: the variance per unit of signal (white is 1).
@@ -58,6 +58,9 @@ class CorrelatedNoise:
     """
 
     def __init__(self, sigma, blur=0.8, quality=90):
+        for name, value, least, most in (('sigma', sigma, 0, np.inf), ('blur', blur, 0.1, np.inf),
+                                         ('quality', quality, 1, 100)):
+            Range(name, [value, value], least, most)
         self.sigma, self.blur, self.quality = sigma / 255, blur, quality
 
     def __call__(self, image, rng):

@@ -9,11 +9,10 @@ from noiseda_data.degradations.draws import Range
 class RainStreaks:
     """Bright parallel streaks added to the image, clipped to [0, 1]: x^s = min(y^s + S, 1).
 
-    The additive model of Li et al., "Rain streak removal using layer priors", CVPR 2016, Eq. 1, and Yang et al., "Deep
-    joint rain detection and removal from a single image", CVPR 2017, Eq. 1. S is a shot process: streaks start at
-    Poisson-distributed places; each is a line k of the given length, spread over ``width``, times a strength a of its
-    own. So, by Campbell's theorem, S has mean ``density * E[a] * sum(k)`` and variance ``density * E[a^2] * sum(k^2)``.
-    Streaks are grey.
+    The additive model of Li et al., "Rain streak removal using layer priors", CVPR 2016, and Yang et al., "Deep joint
+    rain detection and removal from a single image", CVPR 2017. S is a shot process: streaks lie at Poisson-distributed
+    places; each is a line k of the given length, spread over ``width``, times a strength a of its own. By Campbell's
+    theorem S has mean ``density * E[a] * sum(k)`` and variance ``density * E[a^2] * sum(k^2)``. Streaks are grey.
 
     Args:
         density (float | list[float]): Streaks a pixel.
