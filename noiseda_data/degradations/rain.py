@@ -47,4 +47,4 @@ def streaks(shape, density, kernel, strength, rng):
     count = rng.poisson(density * height * width)
     places = rng.integers(height * width, size=count)
     starts = np.bincount(places, strength(rng, count), height * width).reshape(height, width).astype(np.float32)
-    return cv2.filter2D(starts, -1, kernel[::-1, ::-1])[reach:reach + shape[0], reach:reach + shape[1]]
+    return cv2.filter2D(starts, -1, kernel)[reach:reach + shape[0], reach:reach + shape[1]]
