@@ -1,13 +1,14 @@
 """How fast training data comes, one worker alone: this project's stores, BasicSR's reader, arrays in memory.
 
-All contestants are measured in turns, round after round, so that a busy machine slows every one of them alike. Rates
-are counted in images: a BasicSR sample holds two, a sample of :class:`PairedUnpairedDataset` three.
+All contestants are measured in turns, round after round, so that a busy machine slows every one of them alike. They are
+compared by images: a sample of BasicSR's holds two, one of :class:`PairedUnpairedDataset` three.
 """
 import itertools
 import os
 import time
 from os import path as osp
 from statistics import median
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -35,6 +36,12 @@ EXAMPLES = [
     {'type': 'defocus_blur', 'radius': [1, 5]},
     {'type': 'rain_streaks'},
 ]
+
+
+class Speed(NamedTuple):
+    """What was measured of one contestant."""
+    images: int  # in a sample
+    samples: list  # a second, for every round
 
 
 def make_images(folder, source=None, count=200, size=512):
@@ -72,26 +79,26 @@ def compare_readers(folder, patch=128, rounds=7, seconds=0.4):
         seconds (float): Length of a turn.
 
     Returns:
-        dict[str, list[float]]: Images a second, a list over rounds, for each contestant.
+        dict[str, Speed]: By contestant.
     """
-    places = _places(folder, patch)
+    places, arrays = _places(folder, patch), _arrays(folder)
     contestants = {
         "BasicSR's PairedImageDataset, folder": (2, _basicsr(folder, 'disk', '', patch)),
         BASELINE: (2, _basicsr(folder, 'lmdb', '.lmdb', patch)),
         'PairedUnpairedDataset, folder': (3, _ours(folder, '', patch)),
         'PairedUnpairedDataset, PNG LMDB': (3, _ours(folder, '.lmdb', patch)),
         'PairedUnpairedDataset, raw LMDB': (3, _ours(folder, '_raw.lmdb', patch)),
-        'arrays in memory': (3, _sliced(_arrays(folder), places, patch)),
+        'arrays in memory': (3, _sliced(arrays, places, patch)),
         'raw LMDB, crop alone': (1, _cropped(folder, places, patch)),
-        'arrays in memory, crop alone': (1, _cropped_arrays(_arrays(folder)['gt'], places, patch)),
+        'arrays in memory, crop alone': (1, _cropped_arrays(arrays['gt'], places, patch)),
     }
-    rates = {name: [] for name in contestants}
+    speeds = {name: Speed(images, []) for name, (images, _) in contestants.items()}
     for turn in range(-1, rounds):  # the first turn fills the caches and does not count
-        for name, (images, sample) in contestants.items():
-            rate = images * _rate(sample, seconds)
+        for name, (_, sample) in contestants.items():
+            rate = _rate(sample, seconds)
             if turn >= 0:
-                rates[name].append(rate)
-    return rates
+                speeds[name].samples.append(rate)
+    return speeds
 
 
 def degradation_costs(patch=128, rounds=5, seconds=0.2):
@@ -110,9 +117,9 @@ def degradation_costs(patch=128, rounds=5, seconds=0.2):
     return {name: 1000 / median(values) for name, values in rates.items()}
 
 
-def ratio(rates, one, other):
-    """Median over the rounds of one contestant's rate over another's."""
-    return median(a / b for a, b in zip(rates[one], rates[other], strict=True))
+def ratio(one, other):
+    """Median over the rounds of one :class:`Speed` over another, counted in images."""
+    return median(a / b for a, b in zip(one.samples, other.samples, strict=True)) * one.images / other.images
 
 
 def _rate(function, seconds):

@@ -44,13 +44,15 @@ def run_data(args):
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
         benchmark.make_images(folder, args.data, args.images, args.size)
-        rates = benchmark.compare_readers(folder, args.patch, args.rounds, args.seconds)
+        speeds = benchmark.compare_readers(folder, args.patch, args.rounds, args.seconds)
     print(f'\n{args.patch}x{args.patch} crops, {args.images} images of {args.size}x{args.size} a stream, one worker\n')
-    print("| reader | images/s | times BasicSR's PNG LMDB |\n|---|---|---|")
-    for name, values in rates.items():
-        print(f'| {name} | {median(values):,.0f} | {benchmark.ratio(rates, name, benchmark.BASELINE):.1f} |')
+    print("| reader | samples/s | images/s | times BasicSR's PNG LMDB |\n|---|---|---|---|")
+    for name, speed in speeds.items():
+        samples = median(speed.samples)
+        times = benchmark.ratio(speed, speeds[benchmark.BASELINE])
+        print(f'| {name} | {samples:,.0f} | {samples * speed.images:,.0f} | {times:.1f} |')
     for one, other in benchmark.RATIOS:
-        print(f'\n{one} / {other}: {benchmark.ratio(rates, one, other):.2f}')
+        print(f'\n{one} / {other}: {benchmark.ratio(speeds[one], speeds[other]):.2f}')
     print('\n| degradation | ms a patch |\n|---|---|')
     for name, milliseconds in benchmark.degradation_costs(args.patch, args.rounds, args.seconds).items():
         print(f'| {name} | {milliseconds:.2f} |')
