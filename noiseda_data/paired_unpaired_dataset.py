@@ -19,7 +19,7 @@ BASICSR_OPTIONS = ('name', 'type', 'phase', 'scale', 'io_backend', 'batch_size_p
 
 @DATASET_REGISTRY.register()
 class PairedUnpairedDataset(Dataset):
-    """Reads every image stream of the method. Each source is a folder, an LMDB (PNG or raw), or several joined by ``;``.
+    """Reads every image stream of the method. Each source is a folder, an LMDB (PNG, raw), or several joined by ``;``.
 
     An item for training holds float32 tensors (3, gt_size, gt_size), RGB:
 
