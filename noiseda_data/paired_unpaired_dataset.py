@@ -19,7 +19,7 @@ BASICSR_OPTIONS = ('name', 'type', 'phase', 'scale', 'io_backend', 'batch_size_p
 
 @DATASET_REGISTRY.register()
 class PairedUnpairedDataset(Dataset):
-    """Reads every image stream of the method. Each source is a folder, a BasicSR LMDB, or several joined by ``;``.
+    """Reads every image stream of the method. Each source is a folder, an LMDB (PNG, raw), or several joined by ``;``.
 
     An item for training holds float32 tensors (3, gt_size, gt_size), RGB:
 
@@ -119,10 +119,10 @@ class PairedUnpairedDataset(Dataset):
                 if store := self.stores[stream]:
                     key = store.keys[rng.integers(len(store.keys))]
                     images.update(self._augment({stream: store.read(key)}, rng))
-        images = {stream: to_float(image) for stream, image in images.items()}
+        item = {stream: torch.from_numpy(to_float(_planes(image))) for stream, image in images.items()}
         if self.degrade:
-            images['lq'] = self.degrade(images['gt'], rng)
-        item = {stream: torch.from_numpy(image.transpose(2, 0, 1).copy()) for stream, image in images.items()}
+            degraded = self.degrade(to_float(np.ascontiguousarray(images['gt'])), rng)
+            item['lq'] = torch.from_numpy(_planes(degraded))
         if not self.is_train:
             name = lq_key[1] if lq_key else gt_key[1]
             item['lq_path'] = name.replace('/', '_') + '.png'  # BasicSR saves under the last part, less an extension
@@ -153,12 +153,17 @@ class PairedUnpairedDataset(Dataset):
             height, width = max(height, size), max(width, size)
         top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
         flip_x = self.opt.get('use_hflip', True) and rng.integers(2)
-        flip_y, transpose = (rng.integers(2, size=2) if self.opt.get('use_rot', True) else (0, 0))
+        flip_y, transpose = (rng.integers(2), rng.integers(2)) if self.opt.get('use_rot', True) else (0, 0)
 
         def transform(image):
-            patch = image[top:top + size, left:left + size]
+            patch = image[top:top + size, left:left + size].copy()  # row by row; turning it first would be slower
             patch = patch[:, ::-1] if flip_x else patch
             patch = patch[::-1] if flip_y else patch
             return patch.transpose(1, 0, 2) if transpose else patch
 
         return {stream: transform(image) for stream, image in images.items()}
+
+
+def _planes(image):
+    """(H, W, 3) to contiguous (3, H, W)."""
+    return np.ascontiguousarray(image.transpose(2, 0, 1))
