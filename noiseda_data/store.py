@@ -73,8 +73,12 @@ class FolderStore:
         return self.files[key]
 
     def read(self, key):
-        with open(self.files[key], 'rb') as file:
-            return decode(file.read(), self.files[key])
+        try:
+            with open(self.files[key], 'rb') as file:
+                content = file.read()
+        except OSError as error:
+            raise InputError(f'{self.files[key]}: cannot be read ({error.strerror}).') from error
+        return decode(content, self.files[key])
 
 
 class LmdbStore:
