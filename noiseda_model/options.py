@@ -192,6 +192,8 @@ def check_validation(opt):
     Raises:
         InputError
     """
+    if opt.get('is_train') and opt.get('val') is not None and 'val_freq' not in opt['val']:
+        raise InputError('val:val_freq, the iterations between two validations, is missing.')
     metrics = (opt.get('val') or {}).get('metrics') or {}
     metrics = [metric['type'] for metric in metrics.values() if metric['type'] != 'calculate_niqe']
     for phase, data_set in opt.get('datasets', {}).items():

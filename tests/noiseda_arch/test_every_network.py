@@ -43,7 +43,6 @@ def options(tmp_path, network):
             'pixel_opt': {'type': 'CharbonnierLoss', 'eps': 1e-6},
             'diffusion_opt': {},
         },
-        'val': {},
     }
 
 

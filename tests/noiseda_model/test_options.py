@@ -73,6 +73,7 @@ BAD = {  # changes of the options, what the message must hold
     'patch and multiple': (
         {**val(size_multiple=16), 'datasets__train__gt_size': 24},
         ['datasets:train:gt_size', '24', 'val:size_multiple (16)']),
+    'no val_freq': ({'val__val_freq': None}, ['val:val_freq']),
     "patch and the network's multiple": (
         {'network_g': {'type': 'DRUNet', 'in_nc': 4, 'out_nc': 3, 'nc': [4] * 4, 'nb': 2},
          'datasets__train__gt_size': 20},
@@ -113,7 +114,7 @@ def test_tiles_are_advised_against_where_spandrel_does(tmp_path, caplog):
         logger = logging.getLogger('basicsr')
         logger.propagate, caplog.handler.level = True, 0
         caplog.clear()
-        NoiseDAModel({**opt, 'val': {'tile': tile}})
+        NoiseDAModel({**opt, **val(tile=tile)})
         assert ('advises against tiles with SwinIR' in caplog.text) == (tile is not None)
 
 
