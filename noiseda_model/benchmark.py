@@ -19,7 +19,7 @@ from noiseda_arch.conditional_unet_arch import Dropout
 from noiseda_model.diffusion import diffuse, shuffle_channels, swap_residuals
 from noiseda_model.noiseda_model import NoiseDAModel
 
-LITERAL = 'literal order, fp32'
+LITERAL = 'literal order'
 
 
 class LiteralModel(NoiseDAModel):
@@ -61,7 +61,7 @@ def variants(device):
     """Name -> train:engine; each with everything above it."""
     table = {
         LITERAL: None,
-        'one pass of G, no way back through a closed hinge, fused Adam, fast dropout': {},
+        'fp32': {},  # one pass of G, no way back through a closed hinge, fused Adam, fast dropout
         'bf16': {'precision': 'bf16'},
         'bf16, channels last': {'precision': 'bf16', 'channels_last': True},
         'bf16, activation checkpointing': {'precision': 'bf16', 'activation_checkpointing': ['g', 'diffusion']},

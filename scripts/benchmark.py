@@ -73,7 +73,7 @@ def add_step(commands):
     parser.add_argument('--size', type=int, help="side of a patch (default: the option file's)")
     parser.add_argument('--hinge', choices=['closed', 'open'], default='closed', help='state of the hinge of Eq. 3')
     parser.add_argument('--rounds', type=int, default=7, help='steps of each variant (default: 7)')
-    parser.add_argument('--only', nargs='+', metavar='VARIANT', help='names or beginnings of the variants to run')
+    parser.add_argument('--only', nargs='+', metavar='VARIANT', help='run these alone (names as in the table)')
     parser.add_argument('--equal', type=int, default=20, metavar='STEPS', help='steps to compare losses over; 0: none')
     parser.add_argument('--json', help='write the figures to this file too')
 
@@ -85,8 +85,7 @@ def run_step(args):
     print(f'{hardware(device)}; torch {torch.__version__}; {args.opt}, batch {samples} of {size}x{size}, '
           f'hinge {args.hinge}', flush=True)
     table = step_benchmark.variants(device)
-    names = [name for name in table if not args.only or any(name.startswith(start) for start in args.only)]
-    rows = step_benchmark.compare(opt, names, args.rounds)
+    rows = step_benchmark.compare(opt, args.only or list(table), args.rounds)
     with multiprocessing.get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
         for row in rows:
             row['memory'] = pool.apply(step_benchmark.peak_memory, (opt, table[row['name']]))
