@@ -13,7 +13,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10',
-    packages=['noiseda_arch', 'noiseda_basicsr', 'noiseda_data', 'noiseda_model'],
+    packages=['noiseda_arch', 'noiseda_basicsr', 'noiseda_data', 'noiseda_data.degradations', 'noiseda_model'],
     install_requires=[
         'basicsr>=1.4.2',
         'lmdb>=1.4',

@@ -12,6 +12,7 @@ from noiseda_basicsr import InputError
 from noiseda_data.store import open_one, read_meta_info
 
 CHUNK = 16  # images decoded and written at once; more would only wait in memory
+FIRST_MAP_SIZE = 2**26  # bytes; doubled whenever it is full
 LONGEST_KEY = 511  # bytes, LMDB's limit
 
 
@@ -91,7 +92,7 @@ def extract_images(source, target, workers=None, compress_level=1):
     if osp.exists(target):
         raise InputError(f'{target}: exists already. Remove it or choose another name.')
     store = open_one(source, 'source')
-    if outside := [key for key in store.keys if key.startswith('/') or '..' in key.split('/')]:
+    if outside := [key for key in store.keys if key.startswith('/')]:  # '..' is in no key: they end at a dot
         raise InputError(f'{store.location(outside[0])}: would be written outside {target}.')
     partial = f'{target.rstrip("/")}.partial'
     shutil.rmtree(partial, ignore_errors=True)
@@ -155,7 +156,7 @@ def _in_chunks(pool, function, arguments):
 
 def _write(path, images):
     """Write a database and its meta_info.txt, which comes last: without it, none opens. Returns the entries' number."""
-    environment = lmdb.open(path, map_size=2**26, sync=False)
+    environment = lmdb.open(path, map_size=FIRST_MAP_SIZE, sync=False)
     lines = {}
     try:
         for entries in images:

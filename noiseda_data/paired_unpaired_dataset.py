@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import torch
+from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset, get_worker_info
@@ -12,14 +13,15 @@ from noiseda_data.degradations import build_degradation
 from noiseda_data.store import open_images, to_float
 
 OWN_OPTIONS = ('dataroot_gt', 'dataroot_lq', 'dataroot_real', 'dataroot_ref', 'degradation', 'filename_tmpl', 'gt_size',
-               'use_hflip', 'use_rot')
+               'use_hflip', 'use_rot', 'on_error')
 BASICSR_OPTIONS = ('name', 'type', 'phase', 'scale', 'io_backend', 'batch_size_per_gpu', 'num_worker_per_gpu',
                    'dataset_enlarge_ratio', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory', 'persistent_workers')
+SKIPS = 20  # broken images in a row that are an accident; more are a mistake
 
 
 @DATASET_REGISTRY.register()
 class PairedUnpairedDataset(Dataset):
-    """Reads every image stream of the method. Each source is a folder, a BasicSR LMDB, or several joined by ``;``.
+    """Reads every image stream of the method. Each source is a folder, an LMDB (PNG, raw), or several joined by ``;``.
 
     An item for training holds float32 tensors (3, gt_size, gt_size), RGB:
 
@@ -35,6 +37,8 @@ class PairedUnpairedDataset(Dataset):
     ``gt``, ``real``, ``ref`` are in [0, 1]; ``lq`` too when read, but a synthesised one is not clipped. Crop and
     flips/rotations are drawn separately for the pair, real and ref. Images smaller than the patch are reflected up.
     Validation and test items are whole images (``lq``, ``gt`` if given, ``lq_path``); ``dataroot_gt`` may be missing.
+
+    A broken image stops the training; with ``on_error: skip`` another one takes its place, and the log names it.
 
     Everything random about an item follows from (manual seed, epoch, place in the epoch) under this project's
     launcher. Under BasicSR's, workers continue a stream of their own, which differs between ranks, workers and epochs.
@@ -56,6 +60,9 @@ class PairedUnpairedDataset(Dataset):
         self.pairs = self._pair_up()
         self.seed = torch.initial_seed()
         self.stream = None
+        self.broken = {}  # what was skipped -> how often, in this process
+        if opt.get('on_error', 'stop') not in ('stop', 'skip'):
+            raise InputError(f"datasets:{opt['phase']}:on_error is {opt['on_error']!r}; it must be stop or skip.")
         if self.is_train:
             self._check_length()
 
@@ -106,6 +113,23 @@ class PairedUnpairedDataset(Dataset):
 
     def __getitem__(self, index):
         rng = self._generator(index)
+        if not self.is_train or self.opt.get('on_error') != 'skip':
+            return self._item(index, rng)
+        for _ in range(SKIPS):
+            try:
+                return self._item(index, rng)
+            except InputError as error:
+                self._tell(error)
+                index = rng.integers(len(self))
+        raise InputError(f'{SKIPS} images in a row could not be used, the last one: {next(reversed(self.broken))}')
+
+    def _tell(self, error):
+        """Each broken image once a process."""
+        if str(error) not in self.broken:
+            get_root_logger().warning(f'Skipped, the {len(self.broken) + 1}. in this process: {error}')
+        self.broken[str(error)] = self.broken.get(str(error), 0) + 1
+
+    def _item(self, index, rng):
         gt_key, lq_key = self.pairs[index]
         images = {'gt': self._read('gt', gt_key), 'lq': self._read('lq', lq_key)}
         images = {stream: image for stream, image in images.items() if image is not None}
@@ -119,10 +143,10 @@ class PairedUnpairedDataset(Dataset):
                 if store := self.stores[stream]:
                     key = store.keys[rng.integers(len(store.keys))]
                     images.update(self._augment({stream: store.read(key)}, rng))
-        images = {stream: to_float(image) for stream, image in images.items()}
+        item = {stream: torch.from_numpy(to_float(_planes(image))) for stream, image in images.items()}
         if self.degrade:
-            images['lq'] = self.degrade(images['gt'], rng)
-        item = {stream: torch.from_numpy(image.transpose(2, 0, 1).copy()) for stream, image in images.items()}
+            degraded = self.degrade(to_float(np.ascontiguousarray(images['gt'])), rng)
+            item['lq'] = torch.from_numpy(_planes(degraded))
         if not self.is_train:
             name = lq_key[1] if lq_key else gt_key[1]
             item['lq_path'] = name.replace('/', '_') + '.png'  # BasicSR saves under the last part, less an extension
@@ -153,12 +177,17 @@ class PairedUnpairedDataset(Dataset):
             height, width = max(height, size), max(width, size)
         top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
         flip_x = self.opt.get('use_hflip', True) and rng.integers(2)
-        flip_y, transpose = (rng.integers(2, size=2) if self.opt.get('use_rot', True) else (0, 0))
+        flip_y, transpose = (rng.integers(2), rng.integers(2)) if self.opt.get('use_rot', True) else (0, 0)
 
         def transform(image):
-            patch = image[top:top + size, left:left + size]
+            patch = image[top:top + size, left:left + size].copy()  # row by row; turning it first would be slower
             patch = patch[:, ::-1] if flip_x else patch
             patch = patch[::-1] if flip_y else patch
             return patch.transpose(1, 0, 2) if transpose else patch
 
         return {stream: transform(image) for stream, image in images.items()}
+
+
+def _planes(image):
+    """(H, W, 3) to contiguous (3, H, W)."""
+    return np.ascontiguousarray(image.transpose(2, 0, 1))

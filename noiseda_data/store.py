@@ -16,6 +16,7 @@ import numpy as np
 from noiseda_basicsr import InputError, open_lmdb
 
 IMAGE_EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+WHITE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
 
 def decode(content, name):
@@ -37,14 +38,16 @@ def decode(content, name):
     image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data.size else None
     if image is None:
         raise InputError(f'{name}: cannot be decoded as an image. Remove or replace it.')
-    if image.dtype not in (np.uint8, np.uint16):
+    if image.dtype not in WHITE:
         raise InputError(f'{name}: {image.dtype} pixels; convert it to 8 or 16 bit.')
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def to_float(image):
     """uint8 or uint16 pixels as float32 in [0, 1]."""
-    return image.astype(np.float32) / np.iinfo(image.dtype).max
+    pixels = image.astype(np.float32)
+    pixels /= WHITE[image.dtype]
+    return pixels
 
 
 class FolderStore:
@@ -70,8 +73,12 @@ class FolderStore:
         return self.files[key]
 
     def read(self, key):
-        with open(self.files[key], 'rb') as file:
-            return decode(file.read(), self.files[key])
+        try:
+            with open(self.files[key], 'rb') as file:
+                content = file.read()
+        except OSError as error:
+            raise InputError(f'{self.files[key]}: cannot be read ({error.strerror}).') from error
+        return decode(content, self.files[key])
 
 
 class LmdbStore:

@@ -4,7 +4,6 @@ All variants share networks' initial weights, batch and draws, and take turns, s
 """
 import copy
 import gc
-import resource
 import statistics
 import time
 from collections import OrderedDict
@@ -36,7 +35,8 @@ class LiteralModel(NoiseDAModel):
                 module.forward = nn.Dropout(module.p).forward
 
     def optimize_parameters(self, current_iter):
-        part, = self.split_batch(current_iter)
+        self.seed(current_iter)
+        part, = self.split_batch(**self.draw()._asdict())
         self.seed(current_iter, 0)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
@@ -144,17 +144,22 @@ class ConvolutionPeak:
 def peak_memory(opt, engine, steps=2):
     """Peak memory in bytes of a process that does nothing but this variant; call it in a fresh one.
 
-    On a GPU: what torch allocated. On a CPU: what the process took beyond what it had before the model.
+    On a GPU: what torch allocated. On a CPU (Linux): what the process held at most, less what it held before.
     """
-    model_device = torch.device('cuda' if opt['num_gpu'] else 'cpu')
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = _highest_resident()
     model = build(opt, engine)
     data = batch(opt, model.device)
     for n in range(1, steps + 1):
         timed(model, data, n)
-    if model_device.type == 'cuda':
+    if model.device.type == 'cuda':
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return _highest_resident() - before
+
+
+def _highest_resident():
+    """Not getrusage's, which a child inherits from its parent."""
+    with open('/proc/self/status') as file:
+        return 1024 * next(int(line.split()[1]) for line in file if line.startswith('VmHWM'))
 
 
 def compare(opt, names, rounds):

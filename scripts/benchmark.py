@@ -1,28 +1,73 @@
-"""Measure what this machine does.
+"""Measure this project's speed on this machine.
 
-    python scripts/benchmark.py step                  # a joint step at the paper's networks, option by option
+    python scripts/benchmark.py step                      # a joint step at the paper's networks, option by option
     python scripts/benchmark.py step --hinge open --batch 4
+    python scripts/benchmark.py data                      # readers of training data, on images it makes up
+    python scripts/benchmark.py data --data photos/       # on crops of yours
 """
 import argparse
 import json
 import multiprocessing
 import platform
+import sys
+import tempfile
+from statistics import median
 
+import cv2
 import torch
 
-from noiseda_model import benchmark
+from noiseda_basicsr import InputError
+from noiseda_basicsr.fixes import apply_fixes
+from noiseda_data import benchmark
+from noiseda_model import benchmark as step_benchmark
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar='step')
-    add_step(commands.add_parser('step', help='samples/s, memory and share of the convolution peak of a joint step'))
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+    add_step(commands)
+    add_data(commands)
     args = parser.parse_args()
-    args.command(args)
+    try:
+        args.run(args)
+    except InputError as error:
+        sys.exit(f'error: {error}')
 
 
-def add_step(parser):
-    parser.set_defaults(command=step)
+def add_data(commands):
+    parser = commands.add_parser('data', help='images a second of every way to read training data, one worker')
+    parser.add_argument('--data', help='folder or LMDB of images at least --size large (default: made-up images)')
+    parser.add_argument('--images', type=int, default=100, help='images a stream (default: 100)')
+    parser.add_argument('--size', type=int, default=512, help='their side (default: 512)')
+    parser.add_argument('--patch', type=int, default=128, help='side of the crops (default: 128)')
+    parser.add_argument('--rounds', type=int, default=7, help='turns of each reader (default: 7)')
+    parser.add_argument('--seconds', type=float, default=0.4, help='length of a turn (default: 0.4)')
+    parser.set_defaults(run=run_data)
+
+
+def run_data(args):
+    apply_fixes()  # BasicSR's reader, too, may open a database that is open
+    torch.set_num_threads(1)  # as in a worker
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        benchmark.make_images(folder, args.data, args.images, args.size)
+        speeds = benchmark.compare_readers(folder, args.patch, args.rounds, args.seconds)
+    print(f'\n{args.patch}x{args.patch} crops, {args.images} images of {args.size}x{args.size} a stream, one worker\n')
+    print("| reader | samples/s | images/s | times BasicSR's PNG LMDB |\n|---|---|---|---|")
+    for name, speed in speeds.items():
+        samples = median(speed.samples)
+        times = benchmark.ratio(speed, speeds[benchmark.BASELINE])
+        print(f'| {name} | {samples:,.0f} | {samples * speed.images:,.0f} | {times:.1f} |')
+    for one, other in benchmark.RATIOS:
+        print(f'\n{one} / {other}: {benchmark.ratio(speeds[one], speeds[other]):.2f}')
+    print('\n| degradation | ms a patch |\n|---|---|')
+    for name, milliseconds in benchmark.degradation_costs(args.patch, args.rounds, args.seconds).items():
+        print(f'| {name} | {milliseconds:.2f} |')
+
+
+def add_step(commands):
+    parser = commands.add_parser('step', help='samples/s, memory and share of the convolution peak of a joint step')
+    parser.set_defaults(run=run_step)
     parser.add_argument('-opt', default='options/train/train_sidd.yml', help='whose networks (default: %(default)s)')
     parser.add_argument('--batch', type=int, help="samples a step (default: 2; on a GPU the option file's)")
     parser.add_argument('--size', type=int, help="side of a patch (default: the option file's)")
@@ -33,22 +78,22 @@ def add_step(parser):
     parser.add_argument('--json', help='write the figures to this file too')
 
 
-def step(args):
-    opt = benchmark.options(args.opt, args.batch, args.size, args.hinge)
+def run_step(args):
+    opt = step_benchmark.options(args.opt, args.batch, args.size, args.hinge)
     device = torch.device('cuda' if opt['num_gpu'] else 'cpu')
     samples, size = (opt['datasets']['train'][key] for key in ('batch_size_per_gpu', 'gt_size'))
     print(f'{hardware(device)}; torch {torch.__version__}; {args.opt}, batch {samples} of {size}x{size}, '
           f'hinge {args.hinge}', flush=True)
-    table = benchmark.variants(device)
+    table = step_benchmark.variants(device)
     names = [name for name in table if not args.only or any(name.startswith(start) for start in args.only)]
-    rows = benchmark.compare(opt, names, args.rounds)
+    rows = step_benchmark.compare(opt, names, args.rounds)
     with multiprocessing.get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
         for row in rows:
-            row['memory'] = pool.apply(benchmark.peak_memory, (opt, table[row['name']]))
-    print(benchmark.markdown_table(rows, samples), flush=True)
+            row['memory'] = pool.apply(step_benchmark.peak_memory, (opt, table[row['name']]))
+    print(step_benchmark.markdown_table(rows, samples), flush=True)
     result = {'hardware': hardware(device), 'hinge': args.hinge, 'rows': rows}
     if args.equal:
-        result['loss_difference'] = benchmark.loss_difference(opt, {}, args.equal)
+        result['loss_difference'] = step_benchmark.loss_difference(opt, {}, args.equal)
         print(f'largest relative difference of a loss to the literal order, fp32, without dropout, '
               f'{args.equal} steps: {result["loss_difference"]:.1e}')
     if args.json:

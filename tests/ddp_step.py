@@ -43,7 +43,7 @@ def train(target, option_file, rank, world):
         images = torch.rand(3, BATCH, 3, SIZE, SIZE, generator=generator)
         draws = Draws(torch.rand(BATCH, generator=generator), torch.randn(BATCH, 3, SIZE, SIZE, generator=generator),
                       torch.rand(BATCH, generator=generator) < 0.5, torch.rand(BATCH, generator=generator) < 0.5)
-        model.draw = lambda clean, draws=draws: Draws(*(values[share] for values in draws))
+        model.draw = lambda draws=draws: Draws(*(values[share] for values in draws))
         model.feed_data(dict(zip(('lq', 'gt', 'real'), images[:, share], strict=True)))
         model.optimize_parameters(step)
         losses.append(model.get_current_log())

@@ -67,7 +67,7 @@ def build(opt, dtype=torch.float32, std=0.1):
     if hasattr(model, 'net_g_ema'):
         model.model_ema(0)
     if dtype == torch.float64:
-        model.draw = lambda clean: fixed_draws(1, dtype)
+        model.draw = lambda: fixed_draws(1, dtype)
     return model
 
 

@@ -187,3 +187,24 @@ def test_two_images_with_one_name(image_folder):
     pixels = np.zeros((9, 9, 3), np.uint8)
     folder = image_folder('gt', {'a.png': pixels, 'a.jpg': pixels})
     fails('gt: two images are called a but for their extension', 'keep one', dataroot_gt=folder, degradation=AWGN)
+
+
+def test_a_broken_training_image_can_be_skipped(image_folder, monkeypatch):
+    lines = []
+    monkeypatch.setattr('noiseda_data.paired_unpaired_dataset.get_root_logger',
+                        lambda: type('Log', (), {'warning': lambda self, text: lines.append(text)})())
+    gt, real = image_folder('gt', 4), image_folder('real', 4, seed=1)
+    for file in ('gt/001.png', 'real/002.png'):
+        with open(osp.join(osp.dirname(gt), file), 'wb') as broken:
+            broken.write(b'no image')
+    data_set = build(dataroot_gt=gt, dataroot_real=real, degradation=AWGN, on_error='skip')
+    for _ in range(5):
+        assert all(data_set[index]['real'].shape == (3, 8, 8) for index in range(4))
+    assert len(lines) == 2 and {line.split('in this process: ')[1].split(':')[0] for line in lines} == {
+        osp.join(gt, '001.png'), osp.join(real, '002.png')}
+    assert len(data_set.broken) == 2 and sum(data_set.broken.values()) > 5
+
+    for number in range(4):
+        remove(gt, f'{number:03d}.png')
+    fails('20 images in a row could not be used', r'gt/\d+\.png', within=lambda: data_set[0])
+    fails('on_error', 'stop or skip', dataroot_gt=real, degradation=AWGN, on_error='ignore')

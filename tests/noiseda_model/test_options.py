@@ -120,7 +120,8 @@ def test_tiles_are_advised_against_where_spandrel_does(tmp_path, caplog):
 
 def test_timesteps_reach_the_draws(tmp_path):
     model = NoiseDAModel(small_opt(tmp_path, **diffusion(timesteps=[900, 999])))
-    drawn = model.draw(torch.empty(1000, 3, 1, 1)).alpha_bar
+    model.feed_data({'gt': torch.empty(1000, 3, 1, 1)})
+    drawn = model.draw().alpha_bar
     assert model.levels[999] <= drawn.min() and drawn.max() <= model.levels[899]
 
 
