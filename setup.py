@@ -7,7 +7,7 @@ EXPORT = ['onnx', 'onnxruntime']
 
 setup(
     name='noiseda',
-    version='0.1.0',
+    version='0.2.0',
     description='Noise-space domain adaptation for image restoration: a BasicSR plugin (ICLR 2025)',
     long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
