@@ -74,7 +74,7 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(work, undistu
     process = start(command('stopped'), work)
     wait_for(process, 'iter:       4')
     os.killpg(process.pid, number)  # Ctrl-C reaches the data loader's workers too
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=200)
     assert process.returncode == 128 + number, rest
     last = int(re.search(r'Stopped after iteration (\d+); continue with --auto_resume', rest)[1])
     assert iterations_saved(work, 'stopped')[-1] == last < 40
@@ -102,7 +102,7 @@ def test_processes_stop_together_and_restart_after_a_death(work):
     process = start([*TORCHRUN, *command('stopped'), '--launcher', 'pytorch'], work)
     wait_for(process, 'iter:       4')
     process.terminate()
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=200)
     last = int(re.search(r'Stopped after iteration (\d+)', rest)[1])
     assert iterations_saved(work, 'stopped')[-1] == last, rest
 
@@ -110,7 +110,7 @@ def test_processes_stop_together_and_restart_after_a_death(work):
     process = start([*TORCHRUN, '--max-restarts=1', *command('stopped', total=total), '--launcher', 'pytorch'], work)
     wait_for(process, 'Saved iteration')
     os.kill(worker_of(process.pid), signal.SIGKILL)
-    rest, _ = process.communicate(timeout=120)
+    rest, _ = process.communicate(timeout=280)
     assert process.returncode == 0, rest
     assert 'Resuming training from epoch' in rest and 'End of training' in rest
 
@@ -132,7 +132,7 @@ def test_a_broken_image_in_mid_epoch_stops_with_its_name_and_a_saved_state(work)
     process = start(command('broken', 'datasets:train:num_worker_per_gpu=0', 'logger:save_checkpoint_freq=1000'), work)
     wait_for(process, 'iter:       2')
     (work / 'real/003.png').write_bytes(b'no image')
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=200)
     assert process.returncode == 2
     assert re.search(r'error: .*real/003\.png: cannot be decoded', rest), rest
     assert iterations_saved(work, 'broken')[-1] >= 2
@@ -142,7 +142,7 @@ def test_a_killed_data_loader_worker_is_explained(work):
     process = start(command('worker', total=4000), work)
     wait_for(process, 'iter:       4')
     os.kill(worker_of(process.pid), signal.SIGKILL)
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=200)
     assert process.returncode == 2, rest
     assert 'error: A process that reads images was killed' in rest, rest
     assert iterations_saved(work, 'worker')
