@@ -33,7 +33,7 @@ trap 'rm -rf "$work"' EXIT
 train() {
     (cd "$work" && timeout 90 "$python" "$OLDPWD/scripts/train.py" -opt "$OLDPWD/options/train/train_demo_adapted.yml" \
         --auto_resume --force_yml name=check path:pretrain_network_g=none train:engine:precision=bf16 \
-        logger:print_freq=10 logger:save_checkpoint_freq=100 "$@") | tee -a "$work/log" | grep -E 'iter: .*(10|00), |Resum|error' || true
+        logger:print_freq=10 logger:save_checkpoint_freq=100 "$@" 2>&1) | tee -a "$work/log" | grep -E 'iter: .*(10|00), |Resum|error' || true
 }
 train train:total_iter=200
 train train:total_iter=300
