@@ -1,6 +1,7 @@
 """How a step is computed: number format, memory layout, recomputation. None of it changes what is computed."""
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -31,11 +32,12 @@ def recompute_blocks(net):
     """Activation checkpointing of any network: keep the inputs of its blocks, compute the rest again going backward.
 
     A block is a member of an outermost ``nn.ModuleList`` or ``nn.Sequential`` (the stages of a U-Net, the groups of a
-    SwinIR). Dropout draws the same again. A network without such lists is one block.
+    SwinIR), or a ``nn.Sequential`` of plain layers as a whole. Dropout draws the same again. Blocks with batch
+    normalisation are left alone: computed twice, they would count a batch twice. A network without blocks is one.
     """
-    blocks = list(_blocks(net)) or [net]
-    for block in blocks:
-        block.forward = _Recomputed(block.forward)
+    for block in list(_blocks(net)) or [net]:
+        if not any(isinstance(layer, _BatchNorm) for layer in block.modules()):
+            block.forward = _Recomputed(block.forward)
 
 
 class _Recomputed:
@@ -52,8 +54,11 @@ class _Recomputed:
 
 def _blocks(net):
     for child in net.children():
-        if isinstance(child, (nn.ModuleList, nn.Sequential)):
-            yield from child
+        members = [member for member in child.children() if next(member.children(), None)]
+        if isinstance(child, (nn.ModuleList, nn.Sequential)) and members:
+            yield from members
+        elif isinstance(child, nn.Sequential):  # of layers that may work in place on each other's output
+            yield child
         else:
             yield from _blocks(child)
 

@@ -14,7 +14,7 @@ from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader, Subset
 
 from noiseda_basicsr import InputError, checkpoint
-from noiseda_model.engine import DTYPES, prepare_network
+from noiseda_model.engine import DTYPES, has_native_bf16, prepare_network
 from noiseda_model.inference import restore
 from noiseda_model.options import check_optimizer, differences, read_engine_options
 
@@ -33,6 +33,9 @@ class EngineModel(SRModel):
         self.engine = read_engine_options(self.opt)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.engine['precision'] == 'fp16')
         self.skipped_steps = 0
+        if self.engine['precision'] == 'bf16' and not has_native_bf16(self.device):
+            get_root_logger().warning('train:engine:precision is bf16, for which this machine has no instructions: it '
+                                      'will be slower than fp32.')
         super().init_training_settings()
 
     def trained_networks(self):

@@ -176,3 +176,13 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
     model.cri_pix = lambda restored, gt: ((restored - restored.detach()).abs()**0.5).mean()
     with pytest.raises(InputError, match=r'iteration 1: the loss or its gradient is not finite \(l_pix 0'):
         step(model, 1, batch())
+
+
+@pytest.mark.parametrize('native', [True, False])
+def test_bf16_without_instructions_for_it_is_advised_against(native, tmp_path, monkeypatch):
+    warnings = []
+    monkeypatch.setattr('noiseda_model.engine_model.has_native_bf16', lambda device: native)
+    monkeypatch.setattr('noiseda_model.engine_model.get_root_logger',
+                        lambda: type('Log', (), {'warning': lambda self, text: warnings.append(text)})())
+    NoiseDAModel(small_opt(tmp_path, train__engine={'precision': 'bf16'}))
+    assert len(warnings) == (0 if native else 1)
