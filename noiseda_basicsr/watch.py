@@ -71,6 +71,8 @@ class Watch:
             optimize(current_iter)
             self.in_step, self.finished = False, current_iter
             bar.update()
+            if current_iter == bar.total:
+                bar.close()
 
         model.update_learning_rate, model.optimize_parameters = update_learning_rate, optimize_parameters
 
@@ -101,7 +103,8 @@ class Watch:
         bar = tqdm(total=opt['train'].get('total_iter'), initial=self.finished, unit='it', dynamic_ncols=True,
                    disable=True if opt['rank'] else None)  # None: no bar where nobody looks at a terminal
         if not bar.disable:
-            logging_redirect_tqdm([get_root_logger(), logging.getLogger()]).__enter__()  # till the process ends
+            self.lines_above_bar = logging_redirect_tqdm([get_root_logger(), logging.getLogger()])
+            self.lines_above_bar.__enter__()  # till the process ends
         return bar
 
 
