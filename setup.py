@@ -4,6 +4,8 @@ from setuptools import setup
 
 NETWORKS = ['spandrel_extra_arches>=0.2.0']  # Restormer, MPRNet, MIRNet2 and others; mind their licences
 EXPORT = ['onnx', 'onnxruntime']
+DEMO = ['gradio>=6']
+DOCS = ['latex2mathml', 'mkdocs-material', 'mkdocstrings[python]']
 
 setup(
     name='noiseda',
@@ -13,13 +15,18 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10',
-    packages=['noiseda_arch', 'noiseda_basicsr', 'noiseda_data', 'noiseda_data.degradations', 'noiseda_model'],
+    packages=['noiseda_arch', 'noiseda_basicsr', 'noiseda_data', 'noiseda_data.degradations', 'noiseda_model',
+              'noiseda_model.report'],
+    package_data={'noiseda_model.report': ['page.*']},
     install_requires=[
         'basicsr>=1.4.2',
         'lmdb>=1.4',
         'lpips>=0.1.4',
+        'matplotlib',
         'numpy',
         'opencv-python',
+        'psutil',
+        'pyvips[binary]>=3',
         'pyyaml',
         'safetensors',
         'scikit-image',
@@ -34,12 +41,17 @@ setup(
     extras_require={
         'networks': NETWORKS,
         'export': EXPORT,
-        'test': ['hypothesis', 'pytest', 'ruff', *NETWORKS, *EXPORT],
+        'demo': DEMO,
+        'docs': DOCS,
+        'test': ['hypothesis', 'playwright', 'pytest', 'ruff', *NETWORKS, *EXPORT, *DEMO, *DOCS],
     },
     entry_points={
         'console_scripts': [
             'noiseda-evaluate = noiseda_model.protocols:main',
             'noiseda-prepare = noiseda_data.prepare:main',
+            'noiseda-report = noiseda_model.report.command:main',
+            'noiseda-restore = noiseda_model.restorer:main',
+            'noiseda-select = noiseda_model.selection:main',
             'noiseda-train = noiseda_model.cli:train',
             'noiseda-test = noiseda_model.cli:test',
         ],

@@ -1,4 +1,5 @@
 """Checkpoints that are written whole or not at all, and found again after a crash."""
+import json
 import os
 from os import path as osp
 
@@ -49,13 +50,19 @@ def load_checkpoint(path):
 
 @master_only
 def save_network(self, net, net_label, current_iter, param_key='params'):
-    """BaseModel.save_network, atomic; BasicSR 1.4.2 logs a failed save and trains on."""
+    """BaseModel.save_network, atomic; BasicSR 1.4.2 logs a failed save and trains on.
+
+    The network's options are noted beside its parameters, so that the file can be used without the option file.
+    """
     nets = net if isinstance(net, list) else [net]
     param_keys = param_key if isinstance(param_key, list) else [param_key]
     weights = {
         key: {name: value.cpu() for name, value in self.get_bare_model(bare).state_dict().items()}
         for key, bare in zip(param_keys, nets, strict=True)
     }
+    network = net_label.replace('net_', 'network_')
+    if network in self.opt and self.opt[network]['type'] != 'SpandrelArch':  # that needs a file; spandrel knows it
+        weights[network] = json.loads(json.dumps(self.opt[network]))
     label = 'latest' if current_iter == -1 else current_iter
     atomic_save(weights, osp.join(self.opt['path']['models'], f'{net_label}_{label}.pth'))
 

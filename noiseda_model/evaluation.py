@@ -3,20 +3,13 @@
 Images here are uint8 arrays (H, W, 3), RGB. A figure is BasicSR's, on RGB, after clipping and rounding to 8 bit; SSIM
 has the 11x11 Gaussian window and is averaged over channels.
 """
-import copy
 
 import cv2
 import numpy as np
-import torch
-import yaml
-from basicsr.archs import build_network
 from basicsr.metrics import calculate_metric
-from basicsr.utils.options import ordered_yaml
 
 from noiseda_basicsr import InputError
-from noiseda_basicsr.checkpoint import load_checkpoint
-from noiseda_data.store import open_images, to_float
-from noiseda_model.inference import restore
+from noiseda_data.store import open_images
 
 METRICS = {  # as in an option file's val:metrics
     'PSNR': {'type': 'calculate_psnr', 'crop_border': 0},
@@ -25,44 +18,12 @@ METRICS = {  # as in an option file's val:metrics
 }
 
 
-class Restorer:
-    """A trained restoration network, applied to whole 8-bit images.
-
-    Args:
-        option_file (str): A train or test option file; its ``network_g`` is built, and ``val:size_multiple``,
-            ``val:tile`` and ``val:tile_overlap`` are followed.
-        weights (str): net_g_*.pth; the averaged weights are taken where it has them.
-
-    Raises:
-        InputError: The weights do not fit the network.
-    """
-
-    def __init__(self, option_file, weights):
-        with open(option_file) as file:
-            opt = yaml.load(file, Loader=ordered_yaml()[0])
-        self.device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-        self.net = build_network(copy.deepcopy(opt['network_g'])).to(self.device).eval()
-        checkpoint = load_checkpoint(weights)
-        try:
-            self.net.load_state_dict(checkpoint.get('params_ema', checkpoint.get('params')))
-        except (RuntimeError, TypeError) as error:
-            raise InputError(f'{weights}: does not fit network_g of {option_file}. {error}') from error
-        val = opt.get('val') or {}
-        self.sizes = {key: val[key] for key in ('size_multiple', 'tile', 'tile_overlap') if key in val}
-
-    @torch.no_grad()
-    def __call__(self, image):
-        x = torch.from_numpy(to_float(image).transpose(2, 0, 1).copy())[None].to(self.device)
-        restored = restore(self.net, x, **self.sizes)[0].clamp(0, 1)
-        return (restored * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-
-
 def compare(lq_root, gt_root, restorers, metrics=('PSNR', 'SSIM')):
     """Restore every test photo with every network and measure.
 
     Args:
         lq_root, gt_root (str): Folders or LMDBs with equal names.
-        restorers (dict): Name -> :class:`Restorer` (any function of an image).
+        restorers (dict): Name -> :class:`~noiseda_model.restorer.Restorer` (any function of an image).
         metrics (Iterable[str]): Of :data:`METRICS`.
 
     Returns:

@@ -8,51 +8,16 @@ from unittest import mock
 import safetensors.torch
 import spandrel
 import torch
-from basicsr.archs import build_network
 from torch import nn
 from torch.nn import functional as F
 
 from noiseda_arch.padding import size_rule
-from noiseda_arch.spandrel_archs import REGISTRY, SpandrelArch, read_weights
+from noiseda_arch.spandrel_archs import REGISTRY, SpandrelArch
 from noiseda_basicsr import InputError
 from noiseda_basicsr.checkpoint import atomic_save
 from noiseda_model.inference import restore
-from noiseda_model.options import read_network
 
 TOLERANCE = 1e-4  # of the largest output
-
-
-def load_trained(weights, option_file=None, key=None):
-    """A trained network, on the CPU, ready to restore.
-
-    Args:
-        weights (str): net_g_*.pth, or any .pth or .safetensors spandrel recognises.
-        option_file (str): Its ``network_g`` is built. Default: what spandrel recognises in ``weights``.
-        key (str): 'params' or 'params_ema'. Default: the averaged weights where there are any.
-
-    Raises:
-        InputError: The weights do not fit, or are not recognised.
-    """
-    if option_file is None:
-        net = SpandrelArch(weights)
-        if key is None:
-            return net.eval()
-    else:
-        net = build_network(read_network(option_file))
-    content = read_weights(weights)
-    for name in [key] if key else ['params_ema', 'params']:
-        if name in content:
-            content = content[name]
-            break
-    else:
-        if key:
-            raise InputError(f'{weights}: no entry {key!r}; it has {sorted(content)[:4]}.')
-    try:
-        net.load_state_dict(content)
-    except RuntimeError as error:
-        reason = ' '.join(str(error).split())[:300]
-        raise InputError(f'{weights}: does not fit network_g of {option_file}. {reason}') from error
-    return net.eval()
 
 
 def export(net, path, size=None):

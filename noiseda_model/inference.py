@@ -1,7 +1,13 @@
-"""Whole images through a restoration network: padded to the size it needs, in tiles where memory is short."""
+"""Images of any size through a restoration network: padded to the size it needs, in tiles where memory is short."""
+import weakref
+
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from noiseda_arch.padding import pad_to_multiple, size_rule
+
+TILES = (1024, 768, 512, 384, 256, 192, 128, 96, 64)  # sides that fitting_tile chooses from
 
 
 def restore(net, image, size_multiple=None, tile=None, tile_overlap=32):
@@ -13,7 +19,8 @@ def restore(net, image, size_multiple=None, tile=None, tile_overlap=32):
         image (Tensor): (B, C, H, W).
         size_multiple (int): Sides the network accepts are multiples of this. Default: what it says.
         tile (int): Largest side given to the network; a multiple of ``size_multiple``. Default: the whole image.
-        tile_overlap (int): Pixels two neighbouring tiles share; blended linearly, so no seam shows.
+        tile_overlap (int): Pixels two neighbouring tiles share. The outer quarter of it, where a network lacks what
+            lies beyond, is left to the neighbour; over the rest they are blended linearly, so no seam shows.
 
     Returns:
         Tensor: (B, C, H, W), not clipped.
@@ -22,27 +29,124 @@ def restore(net, image, size_multiple=None, tile=None, tile_overlap=32):
     height, width = image.shape[-2:]
     if tile is None or (height <= tile and width <= tile):
         return net(pad_to_multiple(image, **rule))[..., :height, :width]
-    padded = pad_to_multiple(image, rule['multiple'])
-    total, weights = torch.zeros_like(padded), torch.zeros_like(padded[:1, :1])
-    for top in _starts(padded.shape[-2], tile, tile_overlap):
-        for left in _starts(padded.shape[-1], tile, tile_overlap):
-            area = (..., slice(top, top + tile), slice(left, left + tile))
-            rows, columns = padded[area].shape[-2:]
-            restored = net(pad_to_multiple(padded[area], **rule))[..., :rows, :columns]
-            ramp = _ramp(rows, tile_overlap, image)[:, None] * _ramp(columns, tile_overlap, image)
-            total[area] += restored * ramp
-            weights[area] += ramp
-    return (total / weights)[..., :height, :width]
+    strips = restore_strips(net, lambda top, bottom: image[..., top:bottom, :], height, width, rule, tile, tile_overlap)
+    return torch.cat(list(strips), dim=-2)
 
 
-def _starts(length, tile, overlap):
-    """Where tiles begin along one side; the last one ends at the border."""
-    if length <= tile:
-        return [0]
-    return [*range(0, length - tile, tile - overlap), length - tile]
+def restore_strips(net, read_rows, height, width, rule, tile, overlap, batch=1):
+    """Restore an image from top to bottom, one row of tiles after the other; only that row is in memory.
+
+    Args:
+        net (Callable): (N, C, h, w) -> the same.
+        read_rows (Callable): (top, bottom) -> Tensor (B, C, bottom - top, width). Both only ever grow.
+        height, width (int): Of the image.
+        rule (dict): Of :func:`noiseda_arch.padding.size_rule`.
+        tile, overlap (int): As for :func:`restore`.
+        batch (int): Tiles that go through the network together; all are of equal size.
+
+    Yields:
+        Tensor: (B, C, rows, width), the next finished rows, not clipped.
+    """
+    columns, bands = (_windows(length, tile, overlap, rule['multiple']) for length in (width, height))
+    begun = None  # rows that the band before began
+    for (rows, row_weights), (following, _) in zip(bands, [*bands[1:], (slice(height, height), None)], strict=True):
+        source = read_rows(rows.start, rows.stop)
+        band = torch.zeros_like(source)
+        if begun is not None:
+            band[..., :begun.shape[-2], :] = begun
+        for first in range(0, len(columns), batch):
+            group = columns[first:first + batch]
+            tiles = [pad_to_multiple(source[..., area], **rule) for area, _ in group]
+            outputs = net(torch.cat(tiles)).chunk(len(group))
+            for (area, weights), output in zip(group, outputs, strict=True):
+                size = band[..., area].shape[-2:]
+                weight = row_weights[:, None] * weights
+                band[..., area] += output[..., :size[0], :size[1]] * weight.to(band)
+        finished = following.start - rows.start
+        yield band[..., :finished, :]
+        begun = band[..., finished:, :]
 
 
-def _ramp(length, overlap, like):
-    """Weights of a tile along one side: rising over the overlap, 1 inside, falling."""
-    distance = torch.arange(1, length + 1, device=like.device, dtype=like.dtype)
-    return torch.minimum(distance, distance.flip(0)).clamp(max=overlap + 1) / (overlap + 1)
+def _windows(length, tile, overlap, multiple):
+    """How tiles cover one side: a slice for each, and the weight of its pixels.
+
+    The weights of all tiles at a pixel sum to 1; where two tiles overlap they are 0 for a quarter of it, then rise
+    linearly. The last tile ends at the border, or beyond it by less than ``multiple``, where it is padded.
+    """
+    margin = overlap // 4
+    last = max(0, length + -length % multiple - tile)
+    starts = [*range(0, last, tile - overlap), last]
+    slices = [slice(start, min(start + tile, length)) for start in starts]
+    ramp = ((torch.arange(1, tile + 1, dtype=torch.float64) - margin) / (overlap + 1 - 2 * margin)).clamp(0, 1)
+    weights = [torch.minimum(torch.ones(tile) if area.start == 0 else ramp,
+                             torch.ones(tile) if area.stop == length else ramp.flip(0))[:area.stop - area.start]
+               for area in slices]
+    total = torch.zeros(length, dtype=torch.float64)
+    for area, weight in zip(slices, weights, strict=True):
+        total[area] += weight
+    return [(area, weight / total[area]) for area, weight in zip(slices, weights, strict=True)]
+
+
+def self_ensemble(net, image):
+    """The mean over the eight flips and rotations of an image, each turned back (Timofte et al., CVPR 2016).
+
+    Args:
+        net (Callable): Maps (B, C, H, W) to the same, for any H and W that it is given here in either order.
+    """
+    total = torch.zeros_like(image)
+    for turns in range(4):
+        for mirrored in (False, True):
+            turned = torch.rot90(image.flip(-1) if mirrored else image, turns, (-2, -1))
+            output = torch.rot90(net(turned), -turns, (-2, -1))
+            total += output.flip(-1) if mirrored else output
+    return total / 8
+
+
+def fitting_tile(net, rule, like, available, batch=1):
+    """The largest tile of :data:`TILES` whose passage through a network fits the memory.
+
+    Args:
+        net (Callable): (B, C, h, w) -> the same.
+        rule (dict): Of :func:`noiseda_arch.padding.size_rule`.
+        like (Tensor): Of the type and on the device of the images; only that matters.
+        available (int): Bytes of free memory. Half of it is used: libraries need room of their own.
+        batch (int): Tiles at a time.
+
+    Returns:
+        int: The smallest one if none fits.
+    """
+    def allowed(side):
+        side = max(side, rule['minimum'])
+        return side + -side % rule['multiple']
+
+    probe = allowed(128)
+    with torch.no_grad(), _PeakMemory() as memory:
+        net(torch.rand(1, 3, probe, probe).to(like))
+    a_pixel = memory.peak / probe**2
+    sides = [allowed(side) for side in TILES]
+    return next((side for side in sides if a_pixel * side**2 * batch <= available / 2), sides[-1])
+
+
+class _PeakMemory(TorchDispatchMode):
+    """Counts the bytes of the tensors alive at once, on any device; weights are not among them."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.now, self.peak = {}, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor.untyped_storage())
+        return result
+
+    def _add(self, storage):
+        if storage._cdata not in self.alive:
+            self.alive[storage._cdata] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._remove, storage._cdata)
+
+    def _remove(self, key):
+        self.now -= self.alive.pop(key)

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from noiseda_basicsr import InputError
 from noiseda_data.sidd import BlockStore, check_submission, save_submission
 from noiseda_data.store import open_one, to_float
-from noiseda_model.evaluation import METRICS, Restorer, measure
+from noiseda_model.evaluation import METRICS, measure
+from noiseda_model.restorer import Restorer
 
 LUMA = {name: {**METRICS[name], 'test_y_channel': True} for name in ('PSNR', 'SSIM')}
 ALIGNED = {'PSNR': {'type': 'calculate_psnr_aligned'}, 'SSIM': {'type': 'calculate_ssim_aligned'},
@@ -77,7 +78,7 @@ class RestoredStore:
 
     Args:
         store: Degraded images.
-        restorer: :class:`~noiseda_model.evaluation.Restorer`, or any function of an image.
+        restorer: :class:`~noiseda_model.restorer.Restorer`, or any function of an image.
     """
 
     def __init__(self, store, restorer):
@@ -260,7 +261,7 @@ def _open_results(args):
     if args.lq and args.opt and args.weights and not args.results:
         if not osp.isfile(args.opt):
             raise InputError(f'{args.opt}: no such option file.')
-        return RestoredStore(open_source(args.lq, '--lq'), Restorer(args.opt, args.weights))
+        return RestoredStore(open_source(args.lq, '--lq'), Restorer(args.weights, args.opt))
     raise InputError('Give --results, or --lq with -opt and --weights.')
 
 

@@ -14,7 +14,8 @@ from os import path as osp
 import cv2
 
 from noiseda_basicsr import InputError
-from noiseda_model.evaluation import METRICS, Restorer, compare, comparison_picture, markdown_table
+from noiseda_model.evaluation import METRICS, compare, comparison_picture, markdown_table
+from noiseda_model.restorer import Restorer
 
 
 def main():
@@ -35,7 +36,7 @@ def main():
 
 def run(args):
     named = [text.partition('=')[::2] for text in args.networks]
-    restorers = {name: Restorer(args.opt, weights) for name, weights in named}
+    restorers = {name: Restorer(weights, args.opt) for name, weights in named}
     metrics = list(METRICS) if args.lpips else ['PSNR', 'SSIM']
     means, photos = compare(args.lq, args.gt, restorers, metrics)
     os.makedirs(args.out, exist_ok=True)

@@ -10,7 +10,8 @@ import argparse
 import sys
 
 from noiseda_basicsr import InputError
-from noiseda_model.export import export, load_trained
+from noiseda_model.export import export
+from noiseda_model.restorer import load_trained
 
 
 def main():

@@ -60,7 +60,7 @@ def parse(tmp_path, image_folder, monkeypatch):
 def test_train(file, parse):
     opt = parse(file)
     assert opt['name'] == file.stem.replace('train_demo', 'demo')
-    train_and_validate(opt, file.stem)
+    train_and_validate(opt)
 
 
 @pytest.mark.parametrize('variant', ['train_sidd', 'train_sidd_vanilla'])
@@ -70,10 +70,10 @@ def test_any_network_of_the_paper_takes_the_place_of_the_one_in_the_file(network
     forced = f'name={variant}_{network}', f'network_g={{type: {network}}}'
     opt = parse(ROOT / f'options/train/{variant}.yml', *forced)
     assert (opt['name'], opt['network_g']['type']) == (f'{variant}_{network}', network)
-    train_and_validate(opt, variant, gt_size=128 if 'Uformer' in network else 32)
+    train_and_validate(opt, gt_size=128 if 'Uformer' in network else 32)
 
 
-def train_and_validate(opt, stem, gt_size=16):
+def train_and_validate(opt, gt_size=16):
     opt['path'].pop('pretrain_network_g', None)
     os.makedirs(opt['path']['models'])
     train = opt['datasets']['train']
@@ -87,7 +87,9 @@ def train_and_validate(opt, stem, gt_size=16):
     assert all(torch.isfinite(torch.tensor(value)) for value in log.values())
     assert any(not torch.equal(before[name], weights) for name, weights in model.net_g.state_dict().items())
     assert ('l_noise' in log) == ('network_diffusion' in opt)
-    assert ('l_con' in log) == (opt['train'].get('diffusion_opt') is not None and 'extension' not in stem)
+    block = opt['train'].get('diffusion_opt')
+    swaps = block is not None and block.get('residual_swap', True)
+    assert ('l_con' in log) == swaps
     if 'val' in opt['datasets']:
         validate(model, opt, 'val')
 

@@ -49,8 +49,9 @@ def result(work, name):
 
 def assert_same(one, other):
     for net_one, net_other in zip(one, other, strict=True):
-        for entry, weights in net_one.items():
-            for key, value in weights.items():
+        assert net_one.keys() == net_other.keys()
+        for entry in net_one.keys() & {'params', 'params_ema'}:
+            for key, value in net_one[entry].items():
                 assert torch.equal(value, net_other[entry][key]), key
 
 

@@ -32,9 +32,10 @@ def networks(work, name, label='latest'):
 
 def assert_equal(one, other):
     for net_one, net_other in zip(one, other, strict=True):
-        for key, weights in net_one.items():
-            for name in weights:
-                assert torch.equal(weights[name], net_other[key][name]), f'{key} {name}'
+        assert net_one.keys() == net_other.keys()
+        for key in net_one.keys() & {'params', 'params_ema'}:
+            for name, weights in net_one[key].items():
+                assert torch.equal(weights, net_other[key][name]), f'{key} {name}'
 
 
 def test_train_resume_and_test(work):

@@ -11,8 +11,9 @@ from tiny_networks import TINY
 
 from noiseda_arch.spandrel_archs import REGISTRY
 from noiseda_basicsr import InputError
-from noiseda_model.export import export, load_trained
+from noiseda_model.export import export
 from noiseda_model.inference import restore
+from noiseda_model.restorer import load_trained
 
 SIZES = [(45, 61), (64, 48), (83, 51)]
 # Those that take a second at most; docs/networks.md says what came of the others.

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from noiseda_model.inference import restore
+from noiseda_model.inference import fitting_tile, restore, restore_strips, self_ensemble
 
 side = st.integers(1, 23)
 
@@ -79,7 +79,7 @@ def borders(length, tile, overlap):
 
 @torch.no_grad()
 @pytest.mark.parametrize('height, width, tile, overlap', [
-    (20, 20, 8, 3), (9, 31, 9, 4), (23, 17, 10, 2), (30, 12, 12, 7)])
+    (20, 20, 8, 3), (9, 31, 9, 3), (23, 17, 10, 2), (30, 12, 12, 3)])
 def test_tiled_equals_untiled_but_for_the_seams(height, width, tile, overlap):
     image, net = torch.rand(1, 3, height, width, dtype=torch.float64), convolution()
     tiled, whole = restore(net, image, tile=tile, tile_overlap=overlap), net(image)
@@ -92,19 +92,101 @@ def test_tiled_equals_untiled_but_for_the_seams(height, width, tile, overlap):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('overlap', [3, 6])
-def test_blend_is_linear_so_a_seam_keeps_one_share_in_overlap_plus_one(overlap):
+@pytest.mark.parametrize('height, width, tile, overlap', [(20, 20, 8, 4), (9, 31, 9, 5), (30, 12, 12, 8)])
+def test_no_seam_where_a_quarter_of_the_overlap_is_all_a_network_looks_beyond(height, width, tile, overlap):
+    image, net = torch.rand(1, 3, height, width, dtype=torch.float64), convolution()
+    tiled = restore(net, image, tile=tile, tile_overlap=overlap)
+    torch.testing.assert_close(tiled, net(image), rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('overlap', [3, 6, 9])
+def test_blend_is_linear_between_the_outer_quarters(overlap):
     tile, height = 12, 5
     width = 2 * tile - overlap  # two tiles, side by side
-    image, net = torch.rand(1, 3, height, width, dtype=torch.float64), convolution()
-    left, right = net(image[..., :tile]), net(image[..., -tile:])
-    share = torch.arange(1, overlap + 1, dtype=torch.float64) / (overlap + 1)
-    blend = left[..., -overlap:] * (1 - share) + right[..., :overlap] * share
-    expected = torch.cat([left[..., :-overlap], blend, right[..., overlap:]], dim=-1)
-    tiled = restore(net, image, tile=tile, tile_overlap=overlap)
-    torch.testing.assert_close(tiled, expected)
-    step = (left[..., -1] - net(image)[..., tile - 1]).abs()
-    torch.testing.assert_close((tiled - net(image))[..., tile - 1].abs(), step / (overlap + 1))
+    image = torch.rand(1, 3, height, width, dtype=torch.float64)
+    net = Scaled(0.5, 2.0)
+    quarter = overlap // 4
+    steps = torch.arange(1, overlap + 1, dtype=torch.float64)
+    share = ((steps - quarter) / (overlap + 1 - 2 * quarter)).clamp(0, 1)  # of the right tile
+    factor = torch.cat([torch.full((tile - overlap,), 0.5), 0.5 * (1 - share) + 2.0 * share,
+                        torch.full((tile - overlap,), 2.0)])
+    torch.testing.assert_close(restore(net, image, tile=tile, tile_overlap=overlap), image * factor)
+    assert torch.equal(share + share.flip(0), torch.ones(overlap, dtype=torch.float64)) or overlap % 4
+
+
+class Scaled(nn.Module):
+    """Multiplies each image it is given by the next factor, so one sees which tile a pixel came from."""
+
+    def __init__(self, *factors):
+        super().__init__()
+        self.factors = iter(factors)
+
+    def forward(self, image):
+        return image * next(self.factors)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('batch', [1, 2, 3, 100])
+def test_tiles_of_one_row_go_through_together(batch):
+    image, net, sizes = torch.rand(2, 3, 20, 31, dtype=torch.float64), convolution(), []
+
+    def counted(tiles):
+        sizes.append(tuple(tiles.shape))
+        return net(tiles)
+
+    rule = {'multiple': 4, 'minimum': 0, 'square': False}
+    strips = list(restore_strips(counted, lambda top, bottom: image[..., top:bottom, :], 20, 31, rule, 8, 4, batch))
+    torch.testing.assert_close(torch.cat(strips, dim=-2), restore(net, image, 4), rtol=0, atol=1e-12)
+    rows, columns = 4, 7  # 20 = 8 + 3 * 4; 31 is padded to 32 = 8 + 6 * 4
+    assert len(strips) == rows and len(sizes) == rows * math.ceil(columns / batch)
+    assert {size[2:] for size in sizes} == {(8, 8)}  # all of equal size
+    assert sum(size[0] for size in sizes) == 2 * rows * columns
+
+
+def test_rows_are_asked_for_downwards_and_a_tile_high_at_most():
+    image, asked = torch.rand(1, 3, 37, 9), []
+
+    def read(top, bottom):
+        asked.append((top, bottom))
+        return image[..., top:bottom, :]
+
+    rule = {'multiple': 1, 'minimum': 0, 'square': False}
+    torch.testing.assert_close(torch.cat(list(restore_strips(nn.Identity(), read, 37, 9, rule, 8, 2)), -2), image)
+    assert asked == sorted(asked) and max(bottom - top for top, bottom in asked) == 8
+    assert sum(bottom - top for top, bottom in asked) < 37 * 8 / 6 + 8
+
+
+@torch.no_grad()
+def test_self_ensemble_is_the_mean_over_the_group_of_the_square():
+    """Hence it commutes with every flip and turn, leaves a symmetric network alone, and is exact where one can tell."""
+    image, net = torch.rand(2, 3, 6, 9, dtype=torch.float64), convolution()
+
+    def ensemble(image):
+        return self_ensemble(net, image)
+
+    for turn in (lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: x.transpose(-1, -2)):
+        torch.testing.assert_close(ensemble(turn(image)), turn(ensemble(image)), rtol=0, atol=1e-12)
+        assert not torch.allclose(net(turn(image)), turn(net(image)))
+    mean_kernel = convolution()  # by hand: the network with the kernel averaged over the eight
+    kernel = net.weight
+    turned = [torch.rot90(k, n, (-2, -1)) for k in (kernel, kernel.flip(-1)) for n in range(4)]
+    mean_kernel.weight.data = torch.stack(turned).mean(0)
+    mean_kernel.bias.data = net.bias.data
+    torch.testing.assert_close(ensemble(image), mean_kernel(image), rtol=0, atol=1e-12)
+
+
+def test_fitting_tile_follows_the_memory_of_the_pass():
+    """3 -> 16 -> 3 channels, fp32: the image, 16 planes and the output are alive at once, 22 planes of 4 bytes."""
+    net = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 3, 1))
+    rule, like = {'multiple': 1, 'minimum': 0, 'square': False}, torch.empty(0)
+    needs = 4 * (3 + 16 + 3) * 512**2
+    for available, expected in ((2 * needs, 512), (2 * needs - 1, 384), (0, 64), (2**40, 1024)):
+        assert fitting_tile(net, rule, like, available) == expected
+    assert fitting_tile(net, rule, like, 2 * needs * 4, batch=4) == 512
+    assert fitting_tile(net, {'multiple': 36, 'minimum': 100, 'square': False}, like, 0) == 108
+    half = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 3, 1)).to(torch.bfloat16)
+    assert fitting_tile(half, rule, like.to(torch.bfloat16), needs) == 512
 
 
 def test_samples_of_a_batch_and_channels_do_not_mix():

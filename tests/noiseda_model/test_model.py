@@ -284,6 +284,7 @@ def test_saved_restoration_network_stands_alone(ema_decay, tmp_path):
     step(model, 1, batch())
     model.save(0, 1)
     saved = torch.load(tmp_path / 'models' / 'net_g_1.pth', weights_only=True)
+    assert saved.pop('network_g') == opt['network_g']
     assert set(saved) == ({'params', 'params_ema'} if ema_decay else {'params'})
     for key, name in [('params', 'net_g'), ('params_ema', 'net_g_ema')][:len(saved)]:
         assert_equal(saved[key], getattr(model, name).state_dict())

@@ -20,9 +20,10 @@ from noiseda_data.lmdb_writer import create_lmdb
 from noiseda_data.sidd import BlockStore
 from noiseda_data.store import open_one
 from noiseda_model import NoiseDAModel
-from noiseda_model.evaluation import METRICS, Restorer, compare
+from noiseda_model.evaluation import METRICS, compare
 from noiseda_model.metrics import WEIGHTS_VARIABLE
 from noiseda_model.protocols import DEFINITIONS, NO_TRUTH, PROTOCOLS, evaluate, main, means, save_png, to_8bit
+from noiseda_model.restorer import Restorer
 from tests.noiseda_model.test_metrics import alexnet, weights  # noqa: F401  fixtures
 from tests.noiseda_model.test_model import small_opt
 
@@ -181,7 +182,7 @@ def test_sidd_from_mat_to_submission(network, tmp_path, capsys):
     assert list(reports[0]['mean']) == ['PSNR', 'SSIM', 'SSIM_matlab']
     assert reports[0]['per_image'] == reports[1]['per_image'] == reports[2]['per_image']
     restored = BlockStore(submission)
-    np.testing.assert_array_equal(restored.read('0002_03'), Restorer(option_file, net_g)(noisy[1, 2]))
+    np.testing.assert_array_equal(restored.read('0002_03'), Restorer(net_g, option_file)(noisy[1, 2]))
     assert scipy.io.loadmat(submission)['TimeMPSrgb'].item() > 0
 
 

@@ -1,0 +1,230 @@
+"""The paper's Fig. 1(a): how well a trained diffusion network predicts noise, against the noise in its condition.
+
+x_t is made of a clean image y; the one condition is y with white Gaussian noise of standard deviation sigma.
+"""
+import argparse
+import csv
+import os
+import sys
+from os import path as osp
+
+import numpy as np
+import torch
+import yaml
+from basicsr.archs import build_network
+from basicsr.utils.options import ordered_yaml
+from tqdm import tqdm
+
+from noiseda_basicsr import InputError
+from noiseda_basicsr.checkpoint import load_checkpoint
+from noiseda_data.store import open_images, to_float
+from noiseda_model.diffusion import diffuse, noise_levels
+from noiseda_model.options import check_networks, read_diffusion_options
+
+
+class NoisePredictor:
+    """A trained diffusion network and what its option file says about it.
+
+    Args:
+        net (Callable): (x_t with its conditions, alpha_bar) -> noise.
+        options (dict): ``conditions``, ``timesteps`` and ``diffusion_range`` as in ``train:diffusion_opt``.
+    """
+
+    def __init__(self, net, options):
+        self.net, self.conditions, self.timesteps = net, options['conditions'], options['timesteps']
+        self.low, self.high = options['diffusion_range']
+
+    @classmethod
+    def load(cls, option_file, weights):
+        """From a train option file and net_diffusion_*.pth.
+
+        Raises:
+            InputError: One of the two is missing, or they do not fit each other.
+        """
+        try:
+            with open(option_file) as file:
+                opt = yaml.load(file, Loader=ordered_yaml()[0])
+        except FileNotFoundError as error:
+            raise InputError(f'{option_file}: no such option file.') from error
+        check_networks(opt)
+        options = read_diffusion_options(opt)
+        if options is None:
+            raise InputError(f'{option_file}: has no network_diffusion; give the option file the network was trained '
+                             'with.')
+        net = build_network(dict(opt['network_diffusion']))
+        try:
+            net.load_state_dict(load_checkpoint(weights)['params'])
+        except (RuntimeError, KeyError, TypeError) as error:
+            raise InputError(f'{weights}: does not fit network_diffusion of {option_file}. {error}') from error
+        return cls(net.to('cuda' if torch.cuda.is_available() else 'cpu').eval(), options)
+
+    def levels(self, count):
+        """alpha_bar at the middles of ``count`` equal parts of the timesteps of training: (count,).
+
+        The mean over them stands for the mean over the t and alpha_bar that training draws uniformly.
+        """
+        first, last = self.timesteps[0] - 1, self.timesteps[1]
+        position = first + (torch.arange(count) + 0.5) / count * (last - first)
+        before, levels = position.long(), noise_levels()
+        return torch.lerp(levels[before], levels[before + 1], position - before)
+
+    @torch.no_grad()
+    def error(self, clean, conditions, alpha_bar, noise):
+        """Mean squared error of the predicted noise, (B,).
+
+        Args:
+            clean (Tensor): y, (B, 3, H, W) in [0, 1].
+            conditions (list[Tensor]): As many as the network has, like ``clean``.
+            alpha_bar (Tensor): (B,).
+            noise (Tensor): eps, like ``clean``.
+        """
+        y, *conditions = (image * (self.high - self.low) + self.low for image in (clean, *conditions))
+        predicted = self.net(torch.cat([diffuse(y, noise, alpha_bar), *conditions], dim=1), alpha_bar)
+        return (predicted - noise).square().mean(dim=(1, 2, 3))
+
+
+def error_curve(predictor, images, sigmas, levels, seed=0):
+    """Noise-prediction error for each noise level, condition and image.
+
+    An image keeps its eps and the noise of its condition, which is only scaled, at all levels and sigmas.
+
+    Args:
+        predictor (NoisePredictor): With one condition.
+        images (Iterable[Tensor]): Clean, (3, H, W) in [0, 1].
+        sigmas (Sequence[float]): Of the noise in the condition, on the 0-255 scale.
+        levels (Tensor): alpha_bar, (L,).
+        seed (int): Of the noise.
+
+    Returns:
+        ndarray: (images, sigmas, L).
+    """
+    errors = []
+    for number, clean in enumerate(images):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        noise, disturbance = torch.randn(2, *clean.shape, generator=generator)
+        batch = [image.expand(len(levels), *clean.shape) for image in (clean, disturbance, noise)]
+        errors.append([
+            predictor.error(batch[0], [batch[0] + sigma / 255 * batch[1]], levels, batch[2]).cpu().numpy()
+            for sigma in sigmas])
+    return np.array(errors)
+
+
+def read_crops(root, size, count=None):
+    """Centre crops of the first ``count`` images as tensors (3, size, size) in [0, 1].
+
+    Raises:
+        InputError: An image is smaller.
+    """
+    store = open_images(root, '--images')
+    for key in store.keys[:count]:
+        yield centre_crop(store.read(key), size, store.location(key))
+
+
+def centre_crop(image, size, name):
+    """The middle of an image (H, W, 3) as a tensor (3, size, size) in [0, 1]; ``name`` is for the error."""
+    height, width = image.shape[:2]
+    if min(height, width) < size:
+        raise InputError(f'{name}: is {width}x{height}, smaller than the crop of {size}x{size}; lower --size.')
+    top, left = (height - size) // 2, (width - size) // 2
+    crop = np.ascontiguousarray(image[top:top + size, left:left + size].transpose(2, 0, 1))
+    return torch.from_numpy(to_float(crop))
+
+
+def mean_and_error(values):
+    """Mean over the first axis, the images, and its standard error."""
+    return values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(values))
+
+
+def write_csv(path, curves, sigmas, levels):
+    """A row for each network, alpha_bar (and their mean) and sigma; ``curves``: name -> :func:`error_curve`."""
+    with open(path, 'w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(['network', 'alpha_bar', 'sigma', 'noise_error', 'standard_error', 'images'])
+        for name, errors in curves.items():
+            for label, values in by_level(errors, levels):
+                rows = zip(sigmas, *mean_and_error(values), strict=True)
+                writer.writerows([name, label, f'{sigma:g}', f'{mean:.6f}', f'{error:.6f}', len(values)]
+                                 for sigma, mean, error in rows)
+
+
+def by_level(errors, levels):
+    """(label, values (images, sigmas)) for the mean over all levels, and for each."""
+    yield 'mean', errors.mean(axis=2)
+    for number, level in enumerate(levels.tolist()):
+        yield f'{level:.6f}', errors[..., number]
+
+
+def plot(path, curves, sigmas, levels, show=3):
+    """The mean over all noise levels, and beside it ``show`` of them, with the standard error over images."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise InputError('The plot needs matplotlib: pip install matplotlib.') from error
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+    shown = [0, *np.linspace(1, len(levels), show, dtype=int)]
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(3.2 * len(shown), 3.2), layout='constrained')
+    for name, errors in curves.items():
+        panels = list(by_level(errors, levels))
+        for axis, number in zip(axes, shown, strict=True):
+            label, values = panels[number]
+            mean, error = mean_and_error(values)
+            axis.errorbar(sigmas, mean, error, label=name, marker='.', capsize=2)
+            axis.set_title('mean over t' if label == 'mean' else rf'$\bar\alpha$ = {float(label):.4f}', fontsize=10)
+            axis.set_xlabel('sigma of the condition (of 255)')
+            axis.set_yscale('log')
+    axes[0].set_ylabel('noise-prediction MSE')
+    axes[0].legend()
+    figure.savefig(path, metadata={'Date': None} if path.endswith('.svg') else None)
+    pyplot.close(figure)
+
+
+def main(arguments=None):
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog='condition_study.py', description="The paper's Fig. 1(a): noise-prediction error of one-condition "
+        'diffusion networks against the noise in their condition.')
+    parser.add_argument('networks', nargs='+', metavar='NAME=WEIGHTS', help='net_diffusion_*.pth, and what to call it')
+    parser.add_argument('-opt', required=True, help='their option file, with conditions: [syn]')
+    parser.add_argument('--images', required=True, help='folder or LMDB of clean images')
+    parser.add_argument('--out', required=True, help='folder for condition_study.csv and .svg')
+    parser.add_argument('--sigmas', type=float, nargs=3, default=[0, 80, 10], metavar=('FIRST', 'LAST', 'STEP'),
+                        help='of the noise in the condition, of 255 (default: 0 80 10)')
+    parser.add_argument('--levels', type=int, default=12, help='noise levels, spread evenly over t (default: 12)')
+    parser.add_argument('--count', type=int, help='images (default: all)')
+    parser.add_argument('--size', type=int, default=64, help='side of their centre crop (default: 64)')
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args(arguments)
+    try:
+        run(args)
+    except InputError as error:
+        sys.exit(f'error: {error}')
+
+
+def run(args):
+    """:func:`main` on parsed arguments."""
+    curves, levels = {}, None
+    first, last, step = args.sigmas
+    sigmas = np.arange(first, last + step / 2, step).tolist()
+    named = [text.partition('=')[::2] for text in args.networks]
+    if not all(weights for _, weights in named):
+        raise InputError(f'{" ".join(args.networks)}: give each network as NAME=WEIGHTS.')
+    for name, weights in named:
+        predictor = NoisePredictor.load(args.opt, weights)
+        if len(predictor.conditions) != 1:
+            raise InputError(f'{args.opt}: train:diffusion_opt:conditions is {predictor.conditions}; this study is of '
+                             'one condition, [syn] or [real].')
+        levels = predictor.levels(args.levels)
+        images = list(read_crops(args.images, args.size, args.count))
+        if len(images) < 2:
+            raise InputError(f'--images {args.images}: holds one image; the error bars need two or more.')
+        curves[name] = error_curve(predictor, tqdm(images, unit='image', desc=name), sigmas, levels, args.seed)
+    os.makedirs(args.out, exist_ok=True)
+    write_csv(osp.join(args.out, 'condition_study.csv'), curves, sigmas, levels)
+    plot(osp.join(args.out, 'condition_study.svg'), curves, sigmas, levels)
+    print('| sigma | ' + ' | '.join(curves) + ' |\n|---|' + '---|' * len(curves))
+    means = [mean_and_error(errors.mean(axis=2)) for errors in curves.values()]
+    for number, sigma in enumerate(sigmas):
+        cells = [f'{mean[number]:.4f} +- {error[number]:.4f}' for mean, error in means]
+        print(f'| {sigma:g} | ' + ' | '.join(cells) + ' |')
+    print(f'Mean over {args.levels} noise levels, +- standard error over images. All of it: {args.out}/')

@@ -1,0 +1,190 @@
+"""The command noiseda-report."""
+import argparse
+import html
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from importlib import metadata, resources
+from os import path as osp
+
+from noiseda_basicsr import InputError
+from noiseda_model.evaluation import METRICS
+from noiseda_model.protocols import definition
+from noiseda_model.report.pictures import choose, encode_all, thumbnail, window
+from noiseda_model.report.runs import read_run, thin
+from noiseda_model.report.versions import TRUTH, measure_all, open_versions
+
+EXAMPLES = """examples:
+  noiseda-report results/my_photos --lq my_photos -o report.html
+  noiseda-report vanilla=results/vanilla adapted=results/adapted --lq noisy --gt clean \\
+      --runs vanilla=experiments/train_vanilla adapted=experiments/train_adapted -o report.html
+"""
+
+
+def main(arguments=None):
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog='noiseda-report', formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES,
+        description='Write one HTML page that shows restored images, their figures and the training runs.\n'
+                    'It holds everything it needs: send it, open it from the disk, no server and no network.')
+    parser.add_argument('results', nargs='*', metavar='[NAME=]RESULTS',
+                        help='folders or LMDBs of restored images, and what to call them')
+    parser.add_argument('--lq', help='folder or LMDB of the degraded images')
+    parser.add_argument('--gt', help='folder or LMDB of the ground truth: PSNR and SSIM are measured')
+    parser.add_argument('--runs', nargs='+', default=[], metavar='[NAME=]RUN',
+                        help='experiments/NAME of training runs: curves and options')
+    parser.add_argument('-o', '--out', default='report.html', help='the page (default: report.html)')
+    parser.add_argument('--title', default='Restoration report', help='its title')
+    parser.add_argument('--lpips', action='store_true', help='LPIPS too (AlexNet: NOISEDA_ALEXNET, or downloaded)')
+    parser.add_argument('--filename-tmpl', metavar='TMPL',
+                        help='name of the restored image of the photo {}, as "{}_restored" (default: found out)')
+    parser.add_argument('--show', type=int, default=24, help='images to show; all are measured (default: 24)')
+    parser.add_argument('--max-side', type=int, default=1024,
+                        help='larger images are cut to this size, where the versions differ most (default: 1024)')
+    parser.add_argument('--max-mb', type=float, default=40,
+                        help='megabytes of pictures; they are PNGs if these fit, else JPEGs (default: 40)')
+    args = parser.parse_args(arguments)
+    try:
+        run(args)
+    except InputError as error:
+        sys.exit(f'error: {error}')
+
+
+def run(args):
+    """:func:`main` on parsed arguments."""
+    if not args.results and not args.runs:
+        raise InputError('Nothing to show: give folders of restored images, --runs, or both.')
+    for option, value in (('--show', args.show), ('--max-side', args.max_side), ('--max-mb', args.max_mb)):
+        if value <= 0:
+            raise InputError(f'{option} {value:g}: must be above 0.')
+    report = {
+        'title': args.title, 'made': time.strftime('%Y-%m-%d %H:%M'), 'version': _version(),
+        'runs': [read_run(path, label) for label, path in _named(args.runs, '--runs').items()],
+        'versions': [], 'metrics': [], 'notes': [], 'definition': {}, 'images': [],
+    }
+    for each in report['runs']:
+        each['curves'] = thin(each['curves'])
+    pictures = _add_images(report, args) if args.results else {}
+    write_page(args.out, report, pictures)
+    print(f'{args.out}: {osp.getsize(args.out) / 1e6:.1f} MB. Open it in a browser.')
+    for note in report['notes']:
+        print(note)
+
+
+def _version():
+    try:
+        return metadata.version('noiseda')
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return ''
+
+
+def _named(texts, option):
+    """{name: path} of NAME=PATH or PATH; the name is the folder's then."""
+    named = {}
+    for text in texts:
+        name, equals, path = text.partition('=')
+        if not equals or os.sep in name:
+            name, path = osp.basename(osp.abspath(text)), text
+        if name in named:
+            raise InputError(f'{option}: {name} is there twice; give each a name, as first={named[name]}.')
+        named[name] = path
+    return named
+
+
+def _add_images(report, args):
+    """Measure the images, put what is known of them into ``report``; returns {name: {version: data URI}}."""
+    results = _named(args.results, 'results')
+    names, versions = open_versions(results, args.lq, args.gt, args.filename_tmpl)
+    metrics = {name: block for name, block in METRICS.items() if args.gt and (args.lpips or name != 'LPIPS')}
+    measured = measure_all(names, versions, metrics)
+    labels = [version.label for version in versions if version.label != TRUTH]
+    reference, last = labels[0], labels[-1]
+    if len(results) > 1:
+        reference = next(iter(results))
+
+    def gain(name):
+        figures = measured[name].figures
+        return figures[last]['PSNR'] - figures[reference]['PSNR']
+
+    shown = choose(measured, args.show, gain if args.gt and last != reference else None)
+    pictures, encoding = encode_all(shown, versions, measured, args.max_side, args.max_mb * 1e6)
+    report.update(versions=[version.label for version in versions], metrics=list(metrics), reference=reference,
+                  definition={name: text for name, text in definition(metrics).items() if name in metrics})
+    for name, image in measured.items():
+        entry = {'name': name, 'size': [image.width, image.height], 'figures': _finite(image.figures)}
+        if name in pictures:
+            top, left, height, width = window(image, args.max_side)
+            entry.update(window=[left, top, width, height], focus=[image.focus[1] - left, image.focus[0] - top],
+                         thumbnail=thumbnail(versions[min(1, len(versions) - 1)].read(name)))
+        report['images'].append(entry)
+    report['notes'] = _notes(report['images'], shown, encoding, args.gt and last != reference, reference, last)
+    return pictures
+
+
+def _finite(figures):
+    """JSON knows no infinity (the PSNR of equal images)."""
+    return {label: {metric: value if math.isfinite(value) else str(value) for metric, value in row.items()}
+            for label, row in figures.items()}
+
+
+def _notes(images, shown, encoding, by_gain, reference, last):
+    """What was done to the pictures, in sentences."""
+    notes = [f'Pictures are {encoding.words}.']
+    if images[0]['figures']:
+        notes.append('Figures are measured on whole images, in RGB, 8 bit; means are over images.')
+    if len(shown) < len(images):
+        over = f'the gain of {last} over {reference}, lowest and highest included' if by_gain else 'the names'
+        notes.append(f'{len(shown)} of {len(images)} images are shown, evenly spread over {over}.')
+    cut = sum('window' in image and image['window'][2:] != image['size'] for image in images)
+    if cut:
+        notes.append(f'{cut} of the pictures are the part of an image where '
+                     f'{"the versions differ" if last == reference else f"{reference} and {last} differ"} most.')
+    return notes
+
+
+def write_page(file, report, pictures):
+    """Write the page.
+
+    Args:
+        file (str): Replaced when the new one is complete.
+        report (dict): What page.js reads; any text in it is safe, as it becomes JSON, and text nodes from there.
+        pictures (dict): name -> {version: data URI}.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    here = resources.files(__package__)
+    parts = {name: (here / f'page.{name}').read_text(encoding='utf-8') for name in ('html', 'css', 'js')}
+    head, tail = parts['html'].split('<!-- data -->')
+    head = head.replace('{{title}}', html.escape(report['title'])).replace('/* css */', parts['css'])
+    tail = tail.replace('/* js */', parts['js'])
+    folder = osp.dirname(osp.abspath(file))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.NamedTemporaryFile('w', encoding='utf-8', dir=folder, suffix='.part', delete=False) as page:
+            page.write(head)
+            page.write(f'<script type="application/json" id="report">{_json(report)}</script>\n')
+            for number, image in enumerate(report['images']):
+                for place, version in enumerate(report['versions']):
+                    if image['name'] in pictures:
+                        uri = pictures[image['name']][version]
+                        page.write(f'<script type="text/plain" id="picture-{number}-{place}">{uri}</script>\n')
+            page.write(tail)
+        os.chmod(page.name, 0o666 & ~_umask())
+        os.replace(page.name, file)
+    except OSError as error:
+        raise InputError(f'{file}: cannot be written ({error.strerror}).') from error
+
+
+def _json(value):
+    """JSON that can stand in a script element: nothing in it begins a tag."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace('<', '\\u003c')
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,359 @@
+"""A trained network on photos, and the command noiseda-restore."""
+import argparse
+import copy
+import glob
+import os
+import re
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from os import path as osp
+
+import numpy as np
+import psutil
+import torch
+import yaml
+from basicsr.archs import build_network
+from basicsr.utils.options import ordered_yaml
+from basicsr.utils.registry import ARCH_REGISTRY
+from tqdm import tqdm
+
+from noiseda_arch.padding import size_rule
+from noiseda_arch.spandrel_archs import SpandrelArch, read_weights
+from noiseda_basicsr import InputError
+from noiseda_data.photo import WRITERS, Photo, PhotoWriter, kind
+from noiseda_data.store import to_float
+from noiseda_model.engine import DTYPES
+from noiseda_model.inference import fitting_tile, restore_strips, self_ensemble
+from noiseda_model.options import check_networks, read_network
+
+OVERLAP = 64  # pixels that neighbouring tiles share; docs/restore.md has what it leaves of the seams
+
+
+def load_trained(weights, option_file=None, key=None):
+    """A trained network, on the CPU, ready to restore.
+
+    Args:
+        weights (str): net_g_*.pth, or any .pth or .safetensors spandrel recognises.
+        option_file (str): Its ``network_g`` is built. Default: the one noted in ``weights`` beside the parameters, else
+            what spandrel recognises.
+        key (str): 'params' or 'params_ema'. Default: the averaged weights where there are any.
+
+    Raises:
+        InputError: The weights do not fit, or are not recognised.
+    """
+    content = read_weights(weights)
+    network = read_network(option_file) if option_file else content.get('network_g')
+    if network is None:
+        net = SpandrelArch(weights)
+        if key is None:
+            return net.eval()
+    else:
+        net = _build(network, f'{weights} is of' if option_file is None else f'{option_file} names')
+    for name in [key] if key else ['params_ema', 'params']:
+        if name in content:
+            content = content[name]
+            break
+    else:
+        if key:
+            raise InputError(f'{weights}: no entry {key!r}; it has {sorted(content)[:4]}.')
+    try:
+        net.load_state_dict(content)
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split())[:300]
+        owner = option_file or 'the file itself'
+        raise InputError(f'{weights}: does not fit network_g of {owner}. {reason}') from error
+    return net.eval()
+
+
+def _build(network, who):
+    if network['type'] not in ARCH_REGISTRY:
+        raise InputError(f"{who} the network {network['type']}, which is not registered; give the option file whose "
+                         'plugin line imports it with -opt.')
+    network = copy.deepcopy(network)
+    check_networks({'network_g': network})
+    return build_network(network)
+
+
+class Restorer:
+    """A trained restoration network, applied to whole images.
+
+    Args:
+        weights (str): net_g_*.pth, or any file that spandrel recognises.
+        option_file (str): A train or test option file whose ``network_g`` it is; ``val:size_multiple``, ``val:tile``
+            and ``val:tile_overlap`` are followed. Default: what the file itself says, see :func:`load_trained`.
+        key (str): 'params' or 'params_ema'. Default: the averaged weights where there are any.
+        device (str): Default: cuda, else mps, else cpu.
+        precision (str): fp32, bf16 or fp16, of the network's own arithmetic.
+        tile (int | None | 'auto'): Largest side given to the network; None: the whole image; 'auto': by the free
+            memory. Default: the option file's, None without one.
+        tile_overlap (int): Default: the option file's, else 64.
+        batch (int): Tiles at a time.
+        ensemble (bool): The mean over eight flips and rotations, in eight times the time.
+
+    Raises:
+        InputError: The weights do not fit, or an argument is out of its range.
+    """
+
+    def __init__(self, weights, option_file=None, key=None, device=None, precision='fp32', tile='option file',
+                 tile_overlap=None, batch=1, ensemble=False):
+        self.device = torch.device(device or best_device())
+        self.net = load_trained(weights, option_file, key).to(self.device)
+        self.dtype, self.batch, self.ensemble = DTYPES[precision], batch, ensemble
+        val = _validation_options(option_file)
+        self.rule = size_rule(self.net, val.get('size_multiple'))
+        self.tile = val.get('tile') if tile == 'option file' else tile
+        self.overlap = val.get('tile_overlap', OVERLAP) if tile_overlap is None else tile_overlap
+        if self.tile == 'auto':
+            self.tile = fitting_tile(self._network, self.rule, torch.empty(0, device=self.device), self._free(), batch)
+            self.overlap = min(self.overlap, self.tile // 4)
+        if self.tile is not None and (self.tile % self.rule['multiple'] or self.tile < self.rule['minimum']
+                                      or self.tile <= self.overlap):
+            raise InputError(f"--tile is {self.tile}; for {type(self.net).__name__} it must be a multiple of "
+                             f"{self.rule['multiple']}, at least {self.rule['minimum']} and larger than the overlap "
+                             f'({self.overlap}).')
+
+    def __call__(self, image):
+        """Restore an image in memory.
+
+        Args:
+            image (ndarray): (H, W, 3), RGB, uint8 or uint16.
+
+        Returns:
+            ndarray: Of the same shape and type.
+        """
+        white = np.iinfo(image.dtype).max
+        strips = self.strips(lambda top, bottom: image[top:bottom], *image.shape[:2])
+        return np.concatenate([(strip * white).round().astype(image.dtype) for strip in strips])
+
+    def file(self, source, target, quality=95):
+        """Restore a file: the metadata is kept, and the memory needed does not grow with the photo.
+
+        Args:
+            source, target (str): See :class:`noiseda_data.photo.Photo` and :class:`~noiseda_data.photo.PhotoWriter`.
+            quality (int): Of JPEG and WebP, 1-100.
+
+        Raises:
+            InputError: The file cannot be read, restored or written.
+        """
+        with self.rows_of_file(source, target, quality) as writer:
+            writer.finish()
+
+    def rows_of_file(self, source, target, quality=95, tell=lambda pixels: None):
+        """:meth:`file` without its last step, ``finish`` of the writer returned, which another thread may take."""
+        photo = Photo(source)
+        writer = PhotoWriter(photo, target, quality)
+        try:
+            for strip in self.strips(photo.read, photo.height, photo.width):
+                writer.write(strip)
+                tell(strip.shape[0] * strip.shape[1])
+        except BaseException as error:
+            writer.close()
+            if is_out_of_memory(error):
+                raise InputError(f'{source}: the memory is full; give a smaller --tile (now {self.tile or "none"}) or '
+                                 '--batch 1, or restore on another --device.') from error
+            raise
+        return writer
+
+    @torch.no_grad()
+    def strips(self, read_rows, height, width):
+        """Restore from top to bottom.
+
+        Args:
+            read_rows (Callable): (top, bottom) -> (rows, width, 3), RGB, uint8 or uint16.
+            height, width (int): Of the image.
+
+        Yields:
+            ndarray: (rows, width, 3), float32 in [0, 1], the next rows.
+        """
+        def to_tensor(top, bottom):
+            planes = to_float(read_rows(top, bottom)).transpose(2, 0, 1)
+            return torch.from_numpy(np.ascontiguousarray(planes))[None].to(self.device)
+
+        tile = self.tile or max(height, width) + self.rule['multiple']  # one that covers the image
+        overlap = self.overlap if self.tile else 0
+        strips = restore_strips(self._network, to_tensor, height, width, self.rule, tile, overlap, self.batch)
+        for strip in strips:
+            yield strip[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+
+    def _network(self, tiles):
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return (self_ensemble(self.net, tiles) if self.ensemble else self.net(tiles)).float()
+
+    def _free(self):
+        if self.device.type == 'cuda':
+            return torch.cuda.mem_get_info(self.device)[0]
+        return psutil.virtual_memory().available
+
+
+def best_device():
+    if torch.cuda.is_available():
+        return 'cuda'
+    return 'mps' if torch.backends.mps.is_available() else 'cpu'
+
+
+def is_out_of_memory(error):
+    return isinstance(error, torch.OutOfMemoryError) or 'DefaultCPUAllocator' in str(error)
+
+
+def _validation_options(option_file):
+    if option_file is None:
+        return {}
+    with open(option_file) as file:
+        return (yaml.load(file, Loader=ordered_yaml()[0]) or {}).get('val') or {}
+
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def plan(inputs, out, ending=None):
+    """Which file becomes which.
+
+    Args:
+        inputs (list[str]): Files, folders (everything below), or patterns such as ``photos/**/*.jpg``.
+        out (str): A folder; what lies below an input folder keeps its place. Or a file, for a single one.
+        ending (str): Of all outputs, '.png' say. Default: each keeps its own.
+
+    Returns:
+        dict: Target -> source, in order.
+
+    Raises:
+        InputError: Nothing is found, two sources have one target, or a target is one of the sources.
+    """
+    found = {}
+    for name in inputs:
+        for root, path in _expand(osp.expanduser(name), out):
+            stem, own = osp.splitext(osp.relpath(path, root))
+            target = osp.join(out, stem + (ending or own))
+            if osp.realpath(found.setdefault(target, path)) != osp.realpath(path):
+                raise InputError(f'{found[target]} and {path} would both become {target}; restore them one at a time.')
+    if len(found) == 1 and kind(out) in WRITERS and not osp.isdir(out):
+        found = dict(zip([out], found.values(), strict=True))
+    sources = {osp.realpath(path) for path in found.values()}
+    for target in found:
+        if osp.realpath(target) in sources:
+            raise InputError(f'-o {out}: {target} is to be restored and would be overwritten; choose another folder.')
+    return found
+
+
+def _expand(name, out):
+    """(folder that keeps the structure below it, file) for each photo of one input."""
+    if osp.isfile(name):
+        return [(osp.dirname(name), name)]
+    if osp.isdir(name):
+        root, pattern = name, osp.join(glob.escape(name), '**', '*')
+    else:
+        root, pattern = osp.dirname(re.split(r'[*?\[]', name)[0]), name
+    files = sorted(path for path in glob.glob(pattern, recursive=True) if kind(path) in WRITERS and osp.isfile(path))
+    if osp.realpath(root) != osp.realpath(out):  # leave out what an earlier run wrote to a folder in there
+        files = [path for path in files if not osp.realpath(path).startswith(osp.realpath(out) + os.sep)]
+    if not files:
+        raise InputError(f'{name}: no photo there (looked for {" ".join(sorted(WRITERS))}).')
+    return [(root, path) for path in files]
+
+
+def restore_files(restorer, files, quality=95):
+    """Restore many files, encoding one while the next is in the network. A bad one does not stop the others.
+
+    Args:
+        restorer (Restorer)
+        files (dict): Target -> source.
+        quality (int): Of JPEG and WebP.
+
+    Returns:
+        dict: Source -> what was wrong with it.
+    """
+    def encode(writer, source):
+        try:
+            with writer:
+                writer.finish()
+        except InputError as error:
+            failed[source] = str(error)
+
+    failed, start = {}, time.perf_counter()
+    sizes = {source: _megapixels(source) for source in files.values()}
+    bar = tqdm(total=sum(sizes.values()), disable=None,  # none without a terminal
+               bar_format='{l_bar}{bar}| {n:.1f}/{total:.1f} Mpx [{elapsed}<{remaining}{postfix}]')
+    with bar, ThreadPoolExecutor(1) as pool:
+        encoding = pool.submit(lambda: None)
+        for number, (target, source) in enumerate(files.items(), 1):
+            try:
+                writer = restorer.rows_of_file(source, target, quality, lambda pixels: bar.update(pixels / 1e6))
+                encoding.result()
+                encoding = pool.submit(encode, writer, source)
+            except InputError as error:
+                failed[source] = str(error)
+            rate = number / (time.perf_counter() - start)
+            bar.set_postfix_str(f'{number}/{len(files)} photos, {rate:.2f} photos/s')
+    return failed
+
+
+def _megapixels(path):
+    try:
+        photo = Photo(path)
+    except InputError:  # told when its turn comes
+        return 0
+    return photo.width * photo.height / 1e6
+
+
+def main(arguments=None):
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog='noiseda-restore', description='Restore photos with a trained network. Photos already restored are kept.')
+    parser.add_argument('input', nargs='+', help='files, folders, or patterns in quotes ("photos/**/*.jpg")')
+    parser.add_argument('-o', '--out', required=True, help='folder for the restored photos, or a file for a single one')
+    parser.add_argument('--weights', required=True, help='net_g_*.pth, or any file that spandrel recognises')
+    parser.add_argument('-opt', help='option file of the network, for weights that do not say what they are')
+    parser.add_argument('--key', choices=['params_ema', 'params'], help='weights to take (default: averaged, if there)')
+    parser.add_argument('--overwrite', action='store_true', help='restore again what is there already')
+    parser.add_argument('--format', choices=sorted({ending[1:] for ending in WRITERS}), help='of the results '
+                        '(default: that of each photo)')
+    parser.add_argument('--quality', type=int, default=95, help='of JPEG and WebP, 1 to 100 (default: 95)')
+    parser.add_argument('--tile', type=_tile, default='auto', help='largest side given to the network; 0: whole '
+                        'photos; auto (default): by the free memory')
+    parser.add_argument('--overlap', type=int, help=f'pixels that tiles share (default: {OVERLAP}; a quarter of '
+                        'small tiles)')
+    parser.add_argument('--batch', type=int, default=1, help='tiles at a time (default: 1)')
+    parser.add_argument('--precision', choices=DTYPES, default='fp32', help='of the network (default: fp32)')
+    parser.add_argument('--device', help='cuda, cuda:1, mps, cpu (default: the best there is)')
+    parser.add_argument('--self-ensemble', action='store_true', help='mean over 8 flips and rotations, in 8 times the '
+                        'time')
+    args = parser.parse_args(arguments)
+    try:
+        failed = run(args)
+    except InputError as error:
+        sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+        print('\nStopped. Finished photos are complete; the same command goes on with the rest.', file=sys.stderr)
+        sys.exit(130)
+    sys.exit(1 if failed else 0)
+
+
+def _tile(text):
+    return text if text == 'auto' else int(text) or None
+
+
+def run(args):
+    """:func:`main` on parsed arguments; returns what failed."""
+    for name, value, highest in (('--quality', args.quality, 100), ('--batch', args.batch, 4096)):
+        if not 1 <= value <= highest:
+            raise InputError(f'{name} is {value}; it must be 1 to {highest}.')
+    files = plan(args.input, args.out, args.format and f'.{args.format}')
+    todo = {target: source for target, source in files.items() if args.overwrite or not osp.exists(target)}
+    if len(todo) < len(files):
+        print(f'{len(files) - len(todo)} of {len(files)} photos are restored already; --overwrite restores them anew.')
+    if not todo:
+        return {}
+    restorer = Restorer(args.weights, args.opt, args.key, args.device, args.precision, args.tile, args.overlap,
+                        args.batch, args.self_ensemble)
+    how = f'tiles of {restorer.tile} pixels that share {restorer.overlap}' if restorer.tile else 'whole photos'
+    print(f'{type(restorer.net).__name__} of {args.weights} on {restorer.device}, {args.precision}, {how}.', flush=True)
+    start = time.perf_counter()
+    failed = restore_files(restorer, todo, args.quality)
+    seconds = time.perf_counter() - start
+    print(f'Restored {len(todo) - len(failed)} of {len(todo)} photos to {args.out} in {seconds:.1f} s, '
+          f'{len(todo) / seconds:.3g} photos/s.')
+    for message in failed.values():
+        print(f'error: {message}', file=sys.stderr)
+    return failed

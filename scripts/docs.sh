@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Build the documentation into site/ (open site/index.html), or serve it while you write: bash scripts/docs.sh serve
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/setup.sh
+.venv/bin/python -c 'import material, mkdocstrings, latex2mathml' 2>/dev/null \
+    || { echo "docs: run .venv/bin/pip install -c scripts/constraints.txt -e '.[docs]' --no-build-isolation first." >&2; exit 1; }
+export NO_MKDOCS_2_WARNING=1  # an advertisement, not a warning
+case ${1:-build} in
+    build) exec .venv/bin/mkdocs build --strict ;;
+    serve) exec .venv/bin/mkdocs serve --strict ;;
+    *) echo "docs: build or serve, not $1." >&2; exit 1 ;;
+esac

@@ -1,0 +1,65 @@
+"""Write the photos of docs/selection.md: two degraded domains made of the same clean photos.
+
+    python scripts/make_selection_data.py CLEAN OUT
+
+CLEAN is a folder of clean photos. OUT gets, for each domain, ``<domain>_test``: a degraded centre crop of 256x256 of
+every fifth photo, their ``truth``, and ``<domain>_train``: the other photos, degraded, to adapt to without truth.
+"""
+import argparse
+import os
+import sys
+from os import path as osp
+
+import cv2
+import numpy as np
+
+from noiseda_basicsr import InputError
+from noiseda_data.degradations import build_degradation
+from noiseda_data.store import open_one, to_float
+
+DOMAINS = {  # scripts/selection_study.sh repeats them for the oracles
+    'correlated': {'type': 'correlated_noise', 'sigma': 15, 'blur': 1.0, 'quality': 90},
+    'camera': {'type': 'camera', 'shot': [0.0003, 0.006]},
+}
+EVERY, CROP = 5, 256
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('clean', metavar='CLEAN')
+    parser.add_argument('out', metavar='OUT')
+    args = parser.parse_args()
+    try:
+        run(args)
+    except InputError as error:
+        sys.exit(f'error: {error}')
+
+
+def run(args):
+    store = open_one(args.clean, 'CLEAN')
+    for domain, block in DOMAINS.items():
+        degrade = build_degradation(block)
+        for number, key in enumerate(store.keys):
+            rng = np.random.default_rng([0, number])  # the noise belongs to the photo
+            is_test = number % EVERY == 0
+            image = centre(store.read(key)) if is_test else store.read(key)
+            write(degrade(to_float(image), rng), args.out, f'{domain}_{"test" if is_test else "train"}', key)
+            if is_test:
+                write(to_float(image), args.out, 'truth', key)
+    tests = len(range(0, len(store.keys), EVERY))
+    print(f'{args.out}: {" and ".join(DOMAINS)}; {tests} photos to measure, {len(store.keys) - tests} to adapt to.')
+
+
+def centre(image):
+    top, left = ((side - CROP) // 2 for side in image.shape[:2])
+    return np.ascontiguousarray(image[top:top + CROP, left:left + CROP])
+
+
+def write(image, *where):
+    path = osp.join(*where) + '.png'
+    os.makedirs(osp.dirname(path), exist_ok=True)
+    cv2.imwrite(path, (image[..., ::-1].clip(0, 1) * 255).round().astype(np.uint8))
+
+
+if __name__ == '__main__':
+    main()
