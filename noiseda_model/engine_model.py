@@ -223,6 +223,8 @@ class EngineModel(SRModel):
 
     # ------------------------------------------------------------------ saving and resuming
 
+    save_network = checkpoint.save_network
+
     def save_networks(self, label):
         for name, net in self.trained_networks().items():
             if name == 'g':
