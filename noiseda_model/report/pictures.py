@@ -31,7 +31,8 @@ class Encoding(NamedTuple):
 def jpeg(quality):
     parameters = (cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
                   cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
-    return Encoding('image/jpeg', '.jpg', parameters, f'JPEG of quality {quality} (4:4:4), so not exact')
+    return Encoding('image/jpeg', '.jpg', parameters, f'JPEG of quality {quality} (4:4:4), so not exact: as PNG they '
+                                                      'are larger than --max-mb')
 
 
 PNG = Encoding('image/png', '.png', (cv2.IMWRITE_PNG_COMPRESSION, 6), 'PNG: exact pixels')
@@ -100,5 +101,5 @@ def encode_all(names, versions, measured, side, limit):
                 break
         else:
             return pictures, encoding
-    raise InputError(f'The pictures are larger than the {limit / 1e6:.0f} MB of --max-mb even as JPEGs of quality '
+    raise InputError(f'The pictures are larger than the {limit / 1e6:g} MB of --max-mb even as JPEGs of quality '
                      f'{JPEG_QUALITIES[-1]}. Lower --show ({len(names)} images) or --max-side ({side}).')

@@ -41,6 +41,7 @@ class Names:
     (['a', 'b'], ['a', 'b', 'c'], '{}'),
     (['a', 'b'], ['a_x', 'b_x'], '{}_x'),
     (['1', '10', '101'], ['1_x', '10_x', '101_x'], '{}_x'),
+    (['1', '10'], ['1/1_900', '10/10_900'], '{}/{}_900'),
     (['s/a', 's/b'], ['visualization/set/s/a_v', 'visualization/set/s/b_v', 'other'], 'visualization/set/{}_v'),
 ])
 def test_names_of_results_are_found(names, keys, rule):
@@ -48,7 +49,8 @@ def test_names_of_results_are_found(names, keys, rule):
 
 
 @pytest.mark.parametrize('keys, words', [
-    (['a_x', 'c_x'], 'b for example'), (['a_x', 'b_x', 'a_y', 'b_y'], '{}_x and {}_y'), (['a_x', 'b_y'], 'of the 2'),
+    (['a_x', 'c_x'], 'b for example'), (['a_x', 'b_x', 'a_y', 'b_y'], '2 images of each name: {}_x, {}_y. Give'),
+    (['a_x', 'b_y'], 'of the 2'),
 ])
 def test_names_that_do_not_match_are_told(keys, words):
     with pytest.raises(InputError) as error:
@@ -176,8 +178,9 @@ def test_events_lie_beside_the_experiment(tmp_path):
 
 @pytest.mark.parametrize('arguments, words', [
     ([], 'Nothing to show'),
-    (['missing'], 'missing does not exist'),
-    (['a={lq}', 'a={gt}'], 'a is there twice'),
+    (['missing'], 'results: missing does not exist'),
+    (['a={lq}', 'a={gt}'], 'two are called a'),
+    (['={lq}'], 'has no name'),
     (['degraded={lq}'], 'choose another'),
     (['a={lq}', '--runs', 'nowhere'], 'nowhere does not exist'),
     (['a={lq}', '--show', '0'], '--show 0'),
