@@ -89,10 +89,8 @@ def _named(texts, option):
         name, equals, path = text.partition('=')
         if not equals or os.sep in name:
             name, path = osp.basename(osp.abspath(text)), text
-        if not name:
-            raise InputError(f'{option}: {text} has no name before the equals sign.')
         if name in named:
-            raise InputError(f'{option}: two are called {name}; give one another name, as other={path}.')
+            raise InputError(f'{option}: {name} is there twice; give one another name, as other={path}.')
         named[name] = path
     return named
 

@@ -99,8 +99,8 @@ def find_template(reference, store):
                          'NAME_restored.png.')
     if len(found) > 1:
         some = ', '.join(found[:4]) + ' ...' * (len(found) > 4)
-        raise InputError(f'{store.path} holds {len(found)} images of each name: {some}. Give one of the folders below '
-                         'it, or --filename-tmpl.')
+        raise InputError(f'{store.path} holds several images of each name: {some}. Give one of the folders '
+                         'below it, or --filename-tmpl.')
     return found[0]
 
 

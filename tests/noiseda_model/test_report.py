@@ -49,7 +49,7 @@ def test_names_of_results_are_found(names, keys, rule):
 
 
 @pytest.mark.parametrize('keys, words', [
-    (['a_x', 'c_x'], 'b for example'), (['a_x', 'b_x', 'a_y', 'b_y'], '2 images of each name: {}_x, {}_y. Give'),
+    (['a_x', 'c_x'], 'b for example'), (['a_x', 'b_x', 'a_y', 'b_y'], 'several images of each name: {}_x, {}_y. Give'),
     (['a_x', 'b_y'], 'of the 2'),
 ])
 def test_names_that_do_not_match_are_told(keys, words):
@@ -179,8 +179,7 @@ def test_events_lie_beside_the_experiment(tmp_path):
 @pytest.mark.parametrize('arguments, words', [
     ([], 'Nothing to show'),
     (['missing'], 'results: missing does not exist'),
-    (['a={lq}', 'a={gt}'], 'two are called a'),
-    (['={lq}'], 'has no name'),
+    (['a={lq}', 'a={gt}'], 'a is there twice'),
     (['degraded={lq}'], 'choose another'),
     (['a={lq}', '--runs', 'nowhere'], 'nowhere does not exist'),
     (['a={lq}', '--show', '0'], '--show 0'),
