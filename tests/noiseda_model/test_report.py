@@ -397,6 +397,30 @@ def test_a_phone_is_wide_enough(page):
     assert page.locator('.pane img').first.get_attribute('alt') == '001, degraded, crop'
 
 
+@pytest.mark.parametrize('page', [PHONE], indirect=True, ids=['phone'])
+def test_fingers_move_the_slider_and_pinch(page):
+    touches = page.context.new_cdp_session(page)
+
+    def touch(kind, *points):
+        touches.send('Input.dispatchTouchEvent', {'type': kind, 'touchPoints': [
+            {'x': x, 'y': y, 'id': finger} for finger, (x, y) in enumerate(points)]})
+
+    def drag(*ways):
+        for kind, share in (('touchStart', 0), ('touchMove', 0.3), ('touchMove', 0.7), ('touchMove', 1)):
+            touch(kind, *(np.add(start, np.multiply(share, np.subtract(end, start))).tolist() for start, end in ways))
+        touch('touchEnd')
+
+    page.locator('.stage').scroll_into_view_if_needed()
+    box = page.locator('.stage').bounding_box()
+    middle, y = box['x'] + box['width'] / 2, box['y'] + box['height'] / 2
+    drag(((middle + 60, y), (middle + 60 - box['width'] / 2, y)))
+    assert int(page.get_attribute('.handle', 'aria-valuenow')) == round(60 / box['width'] * 100)
+    stage, pane = transforms(page, '.layer')[0][0], transforms(page, '.pane')[0][0]
+    drag(((middle - 20, y), (middle - 60, y)), ((middle + 20, y), (middle + 60, y)))
+    assert transforms(page, '.layer')[0][0] == pytest.approx(3 * stage, rel=0.02)
+    assert [scale for scale, _, _ in transforms(page, '.pane')] == pytest.approx([3 * pane] * len(COLOURS), rel=0.02)
+
+
 def test_pages_without_truth_or_images(browser, page_file, tmp_path):
     folder = page_file.parent
     main([str(folder / 'vanilla'), '-o', str(tmp_path / 'one.html')])
