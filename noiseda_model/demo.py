@@ -28,7 +28,8 @@ TILES = [AUTO, WHOLE, '1024', '512', '256', '128']
 UPLOADS_KEPT = 24 * 3600  # seconds
 CSS = '''.gradio-container {max-width: 1500px !important}
     #result img {object-fit: contain}
-    #line strong {color: light-dark(#b91c1c, #fca5a5)}'''
+    #line strong {color: #b91c1c}
+    .dark #line strong {color: #fca5a5}'''
 
 
 class Stopped(Exception):
@@ -48,14 +49,14 @@ class Workshop:
         self.kept = self.kept_for = None
         self.stop = threading.Event()
 
-    def restore(self, photo, ending, choices, tell=lambda done, total: None):
+    def restore(self, photo, ending, choices, tell=lambda share: None):
         """Restore one photo.
 
         Args:
             photo (str): File.
             ending (str): Of the file to write, '.png' say; None: as the photo's.
             choices (dict): ``weights`` and other arguments of Restorer.
-            tell (Callable): Called with the megapixels that are done, and all of them.
+            tell (Callable): Called with the share of the pixels that is done, from 0 to 1.
 
         Returns:
             tuple: the restored file; (before, after) as JPEGs for the slider; a line on what was done.
@@ -66,11 +67,12 @@ class Workshop:
         """
         def count(pixels):
             nonlocal done
-            done += pixels / 1e6
-            tell(done, opened.width * opened.height / 1e6)
+            done += pixels
+            tell(done / (opened.width * opened.height))
 
         self.stop.clear()
         done, opened, restorer = 0, Photo(photo), self.restorer(choices)
+        count(0)
         name, own = osp.splitext(osp.basename(photo))
         folder = tempfile.mkdtemp(dir=self.folder)
         target = osp.join(folder, f'{name}_restored{ending or own}')
@@ -168,9 +170,18 @@ def build(weights, workshop):
     """
     gr = import_gradio()
 
-    def restore(path, photo, tile, precision, ensemble, ending, previous, progress=gr.Progress()):  # noqa: B008
-        remove(previous)
-        pictures = target = None
+    def clear(target):
+        remove(target)
+        return show()
+
+    def remove(target):
+        if target:
+            shutil.rmtree(osp.dirname(target), ignore_errors=True)
+
+    def show(pictures=None, line='', target=None):
+        return pictures, line, gr.DownloadButton(value=target, interactive=target is not None), target
+
+    def restore(path, photo, tile, precision, ensemble, ending, progress=gr.Progress()):  # noqa: B008
         try:
             if not path or not photo:
                 raise InputError('Choose a photo first.' if path else 'Choose weights first.')
@@ -178,17 +189,12 @@ def build(weights, workshop):
             progress(0, desc='Loading')
             target, pictures, line = workshop.restore(
                 photo, None if ending == SAME else ending, choices,
-                lambda done, total: progress((round(done, 1), round(total, 1)), desc='Restoring', unit='Mpx'))
-            line = html.escape(line)
+                lambda share: progress(share, desc='Restoring'))
         except InputError as error:
-            line = message(error, photo)
+            return show(line=message(error, photo))
         except Stopped:
-            line = 'Stopped.'
-        return pictures, line, gr.DownloadButton(value=target, interactive=target is not None), target
-
-    def remove(target):
-        if target:
-            shutil.rmtree(osp.dirname(target), ignore_errors=True)
+            return show(line='Stopped.')
+        return show(pictures, html.escape(line), target)
 
     def add_weights(path):
         label = f'{osp.basename(path)} (uploaded)'
@@ -215,13 +221,15 @@ def build(weights, workshop):
                                            info='Mean over 8 flips and rotations, in 8 times the time.')
                     ending = gr.Dropdown([SAME, *sorted(WRITERS)], value=SAME, label='File format')
             with gr.Column(scale=3, min_width=300):
-                line = gr.HTML(elem_id='line')
+                line = gr.HTML(elem_id='line', padding=False)
                 slider = gr.ImageSlider(label='Before and after', interactive=False, max_height=700, elem_id='result',
                                         buttons=['fullscreen'], type='filepath')
                 download = gr.DownloadButton('Download the restored photo', interactive=False, elem_id='download')
         other.upload(add_weights, other, path, api_visibility='private')
-        start.click(restore, [path, photo, tile, precision, ensemble, ending, result],
-                    [slider, line, download, result], show_progress_on=slider, api_visibility='private')
+        shown = [slider, line, download, result]
+        start.click(clear, result, shown, queue=False, show_progress='hidden', api_visibility='private').then(
+            restore, [path, photo, tile, precision, ensemble, ending], shown, show_progress_on=slider,
+            api_visibility='private')
         stop.click(workshop.stop.set, queue=False, api_visibility='private')
     return page
 
