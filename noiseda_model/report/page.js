@@ -123,8 +123,9 @@ const CROP = 96;  // image pixels that a crop shows at least, before zooming
 function viewer() {
   const shown = report.images.map((image, at) => ({...image, at})).filter(image => image.window);
   const restored = report.versions.filter(version => version !== 'degraded' && version !== 'truth');
+  const isAlone = report.versions.length === 1;  // nothing to compare it with
   const state = {
-    image: 0, split: 0.5, scale: 1, x: 0, y: 0, mode: 'Slider',
+    image: 0, split: isAlone ? 1 : 0.5, scale: 1, x: 0, y: 0, mode: 'Slider',
     a: restored.length > 1 ? restored[0] : report.versions[0], b: restored[restored.length - 1],
   };
   const layer = () => el('div', {class: 'layer'}, el('img', {alt: '', draggable: 'false'}));
@@ -133,7 +134,7 @@ function viewer() {
     'aria-orientation': 'horizontal'});
   const tags = [el('span', {class: 'tag left'}), el('span', {class: 'tag right'})];
   const frame = el('div', {class: 'frame'});
-  const stage = el('div', {class: 'stage', tabindex: 0, role: 'group'},
+  const stage = el('div', {class: isAlone ? 'stage alone' : 'stage', tabindex: 0, role: 'group'},
     el('div', {class: 'layers'}, ...layers), frame, ...tags, handle);
   const panes = report.versions.map(version => {
     const view = el('div', {class: 'view'}, el('img', {alt: '', draggable: 'false'}));
@@ -147,8 +148,11 @@ function viewer() {
   const size = () => current().window.slice(2);
   const stageSize = () => [stage.clientWidth, stage.clientHeight];
   const fitScale = () => Math.min(...stageSize().map((side, axis) => side / size()[axis]));
-  // Crops are enlarged more than the stage, in a fixed proportion: twice or so when it shows the whole image.
-  const paneScale = () => state.scale * Math.max(1, Math.min(2, panes[0].view.clientWidth / CROP) / fitScale());
+  // Crops are enlarged more than the stage, in a fixed proportion, up to where they are twice as near as at first.
+  const paneScale = () => {
+    const nearest = Math.max(state.scale, 2 * panes[0].view.clientWidth / CROP);
+    return Math.min(nearest, state.scale * Math.max(1, Math.min(2, panes[0].view.clientWidth / CROP) / fitScale()));
+  };
 
   const picture = version =>
     document.getElementById(`picture-${current().at}-${report.versions.indexOf(version)}`).textContent;
@@ -276,7 +280,7 @@ function viewer() {
       node.setPointerCapture(event.pointerId);
       down.set(event.pointerId, [event.clientX, event.clientY]);
       start = [event.clientX, event.clientY];
-      isSplit = node === stage && state.mode === 'Slider' && down.size === 1
+      isSplit = node === stage && !isAlone && state.mode === 'Slider' && down.size === 1
         && (event.target === handle || !stage.classList.contains('zoomed'));
       if (down.size === 2) spread = apart();
     });
@@ -343,14 +347,16 @@ function viewer() {
       onclick: () => setImage(at)}, el('img', {src: image.thumbnail, alt: '', loading: 'lazy', decoding: 'async'}))));
   const button = (text, label, onclick) => el('button', {type: 'button', 'aria-label': label, onclick}, text);
   section('images', 'Images',
-    el('p', {class: 'note'}, 'Drag the line to compare. The crops show the framed part of every version; a click moves '
-      + 'the frame. Zoom with the buttons, a pinch, a double click or Ctrl and wheel, then drag to move.'),
+    el('p', {class: 'note'}, (isAlone ? '' : 'Drag the line to compare. The crops show the framed part of every version. ')
+      + 'A click moves the frame. Zoom with the buttons, a pinch, a double click or Ctrl and wheel, then drag to move.'),
     el('div', {class: 'bar'},
       el('span', {class: 'group'}, button('\u2039', 'Previous image', () => setImage(state.image - 1)),
         button('\u203a', 'Next image', () => setImage(state.image + 1))), picker,
-      select('left', report.versions, state.a, value => { state.a = value; setVersions(); }),
-      select('right', report.versions, state.b, value => { state.b = value; setVersions(); }),
-      choice('Comparison', ['Slider', 'Difference \u00d7 8'], 'Slider', value => { state.mode = value; draw(); }),
+      ...(isAlone ? [] : [
+        select('left', report.versions, state.a, value => { state.a = value; setVersions(); }),
+        select('right', report.versions, state.b, value => { state.b = value; setVersions(); }),
+        choice('Comparison', ['Slider', 'Difference \u00d7 8'], 'Slider', value => { state.mode = value; draw(); }),
+      ]),
       el('span', {class: 'group push', role: 'group', 'aria-label': 'Zoom'},
         button('\u2212', 'Zoom out', () => zoom(1 / 1.5)), button('Fit', 'Whole image', () => zoom(0)),
         button('1:1', 'One pixel a pixel', () => zoom(1 / devicePixelRatio / state.scale)),
@@ -596,7 +602,7 @@ function curves(title, series, look, isNoisy) {
     const from = Math.min(...steps), to = Math.max(...steps);
     const [toX, toY] = axes(canvas, {low: from < to ? from : Math.min(0, to - 1), high: to, count: 5},
       {low, high, count: 5, log: look.log});
-    const few = series.every(each => each.steps.length <= 30);
+    const few = series.every(each => each.steps.length <= 15);
     const smoothing = isNoisy && !few ? look.smoothing : 0;
     for (const each of series) {
       const points = values => each.steps.map((step, at) => [step, values[at]]).filter(([, value]) => usable(value))
@@ -667,7 +673,8 @@ const GROUPS = [
     + 'network. l_con: hinge between both swaps of the residuals (Eq. 3); gap: what it acts on, before the hinge.'],
   ['Weight of the adaptation', /^lambda$/, false, 'Weight of the diffusion loss; it rises to about beta (Eq. 5).'],
   ['Shortcut monitor', /^shortcut_/, false, 'Rise of the noise-prediction error when one restored image is replaced by noise '
-    + 'or by its blurred copy. Blur near 0: the diffusion network does not use the detail of that image.'],
+    + 'or by its blurred copy. Blur near 0: the diffusion network does not use the detail of that image; below: it '
+    + 'prefers it blurred.'],
   ['Gradient norms', /^grad_/, true, 'grad_pix and grad_dif_*: what each loss sends to the restored images. grad_g, '
     + 'grad_diffusion: of the weights.'],
   ['Other', /./, true, ''],
