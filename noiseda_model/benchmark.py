@@ -240,6 +240,7 @@ def options(option_file, samples=None, size=None, hinge='closed'):
 
 
 def markdown_table(rows, samples):
+    """The rows of :func:`compare`, of ``samples`` a step, as a Markdown table."""
     lines = ['| variant | samples/s | speed-up | GFLOP a sample | share of convolution peak | peak memory |',
              '|---|---|---|---|---|---|']
     for row in rows:

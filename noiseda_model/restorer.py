@@ -203,12 +203,14 @@ def _device(name):
 
 
 def best_device():
+    """cuda, else mps, else cpu."""
     if torch.cuda.is_available():
         return 'cuda'
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 
 def is_out_of_memory(error):
+    """Whether torch ran out of memory, of a GPU or of this machine."""
     return isinstance(error, torch.OutOfMemoryError) or 'DefaultCPUAllocator' in str(error)
 
 
