@@ -45,7 +45,7 @@ def main(arguments=None):
     parser.add_argument('--max-side', type=int, default=1024,
                         help='larger images are cut to this size, where the versions differ most (default: 1024)')
     parser.add_argument('--max-mb', type=float, default=25,
-                        help='megabytes of pictures; they are PNGs if these fit, else JPEGs (default: 25)')
+                        help='megabytes of pictures: PNGs if these fit, else JPEGs, else fewer (default: 25)')
     args = parser.parse_args(arguments)
     try:
         run(args)
@@ -110,8 +110,9 @@ def _add_images(report, args):
         figures = measured[name].figures
         return figures[last]['PSNR'] - figures[reference]['PSNR']
 
-    shown = choose(measured, args.show, gain if args.gt and last != reference else None)
-    pictures, encoding = encode_all(shown, versions, measured, args.max_side, args.max_mb * 1e6)
+    by_gain = args.gt and last != reference
+    pictures, encoding = encode_all(lambda count: choose(measured, count, gain if by_gain else None), args.show,
+                                    versions, measured, args.max_side, args.max_mb * 1e6)
     report.update(versions=[version.label for version in versions], metrics=list(metrics), reference=reference,
                   definition={name: text for name, text in definition(metrics).items() if name in metrics})
     for name, image in measured.items():
@@ -121,7 +122,7 @@ def _add_images(report, args):
             entry.update(window=[left, top, width, height], focus=[image.focus[1] - left, image.focus[0] - top],
                          thumbnail=thumbnail(versions[min(1, len(versions) - 1)].read(name)))
         report['images'].append(entry)
-    report['notes'] = _notes(report['images'], shown, encoding, args.gt and last != reference, reference, last)
+    report['notes'] = _notes(report['images'], args.show, encoding, by_gain, reference, last)
     return pictures
 
 
@@ -131,17 +132,20 @@ def _finite(figures):
             for label, row in figures.items()}
 
 
-def _notes(images, shown, encoding, by_gain, reference, last):
+def _notes(images, wanted, encoding, by_gain, reference, last):
     """What was done to the pictures, in sentences."""
     notes = [f'Pictures are {encoding.words}.']
     if images[0]['figures']:
         notes.append('Figures are measured on whole images, in RGB, 8 bit; means are over images.')
-    if len(shown) < len(images):
+    is_whole = [image['window'][2:] == image['size'] for image in images if 'window' in image]
+    shown = len(is_whole)
+    if shown < len(images):
         over = f'the gain of {last} over {reference}, lowest and highest included' if by_gain else 'the names'
-        notes.append(f'{len(shown)} of {len(images)} images are shown, evenly spread over {over}.')
-    cut = sum('window' in image and image['window'][2:] != image['size'] for image in images)
-    if cut:
-        notes.append(f'{cut} of the pictures are the part of an image where '
+        notes.append(f'{shown} of {len(images)} images are shown, evenly spread over {over}.')
+    if shown < min(wanted, len(images)):
+        notes.append('More would be larger than --max-mb.')
+    if not all(is_whole):
+        notes.append(f'{shown - sum(is_whole)} of the pictures are the part of an image where '
                      f'{"the versions differ" if last == reference else f"{reference} and {last} differ"} most.')
     return notes
 

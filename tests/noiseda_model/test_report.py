@@ -15,7 +15,7 @@ from noiseda_basicsr import InputError
 from noiseda_data.store import open_one
 from noiseda_model.evaluation import METRICS, measure
 from noiseda_model.report.command import main
-from noiseda_model.report.pictures import choose, encode_all, window
+from noiseda_model.report.pictures import choose, encode_all, jpeg, window
 from noiseda_model.report.runs import POINTS, read_curves, read_run, thin
 from noiseda_model.report.versions import Measured, find_focus, find_template, measure_all, open_versions
 
@@ -113,17 +113,20 @@ def test_chosen_images_span_the_gain():
 def test_pictures_are_exact_where_they_fit(pair_folders):
     gt, lq = pair_folders(2)
     names, versions = open_versions({'ours': lq}, gt=gt)
-    measured = measure_all(names, versions, {})
-    pictures, encoding = encode_all(names, versions, measured, 32, 1e6)
+    measured, pick = measure_all(names, versions, {}), lambda count: names[-count:]
+    pictures, encoding = encode_all(pick, 2, versions, measured, 32, 1e6)
     top, left, height, width = window(measured['001'], 32)
     expected = open_one(lq, '').read('001')[top:top + height, left:left + width]
     content = base64.b64decode(pictures['001']['ours'].removeprefix('data:image/png;base64,'))
     assert np.array_equal(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], expected)
     size = sum(len(uri) for picture in pictures.values() for uri in picture.values())
-    pictures, encoding = encode_all(names, versions, measured, 32, size - 1)
+    pictures, encoding = encode_all(pick, 2, versions, measured, 32, size - 1)
     assert 'JPEG of quality 95' in encoding.words and 'image/jpeg' in pictures['001']['ours'][:20]
+    smallest = sum(len(jpeg(80)(version.read(name)[:32, :32])) for version in versions for name in names)
+    pictures, encoding = encode_all(pick, 2, versions, measured, 32, 0.8 * smallest)
+    assert list(pictures) == ['001']
     with pytest.raises(InputError, match='--max-side'):
-        encode_all(names, versions, measured, 32, 1000)
+        encode_all(pick, 2, versions, measured, 32, 0.2 * smallest)
 
 
 # ---------------------------------------------------------------- runs
