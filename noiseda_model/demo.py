@@ -26,8 +26,9 @@ PREVIEW = 4096  # longest side of what the slider shows; browsers become slow wi
 AUTO, WHOLE, SAME = 'automatic', 'whole photo', 'as the photo'
 TILES = [AUTO, WHOLE, '1024', '512', '256', '128']
 UPLOADS_KEPT = 24 * 3600  # seconds
-CSS = '''.gradio-container {max-width: 1500px !important}
+CSS = '''.gradio-container {max-width: 1500px !important; margin: 0 auto !important}
     #result img {object-fit: contain}
+    #line .html-container {padding: 0}
     #line strong {color: #b91c1c}
     .dark #line strong {color: #fca5a5}'''
 
@@ -200,7 +201,8 @@ def build(weights, workshop):
         label = f'{osp.basename(path)} (uploaded)'
         return gr.Dropdown(choices=[*weights.items(), (label, path)], value=path)
 
-    with gr.Blocks(title='Noise-DA', analytics_enabled=False, delete_cache=(3600, UPLOADS_KEPT)) as page:
+    with gr.Blocks(title='Noise-DA', analytics_enabled=False, fill_width=True,
+                   delete_cache=(3600, UPLOADS_KEPT)) as page:
         result = gr.State(delete_callback=remove)  # the restored file that the page shows
         gr.Markdown('# Noise-DA\nRestores a photo with a trained network. Nothing leaves this computer.')
         with gr.Row():
@@ -221,7 +223,7 @@ def build(weights, workshop):
                                            info='Mean over 8 flips and rotations, in 8 times the time.')
                     ending = gr.Dropdown([SAME, *sorted(WRITERS)], value=SAME, label='File format')
             with gr.Column(scale=3, min_width=300):
-                line = gr.HTML(elem_id='line', padding=False)
+                line = gr.HTML(elem_id='line')
                 slider = gr.ImageSlider(label='Before and after', interactive=False, max_height=700, elem_id='result',
                                         buttons=['fullscreen'], type='filepath')
                 download = gr.DownloadButton('Download the restored photo', interactive=False, elem_id='download')
