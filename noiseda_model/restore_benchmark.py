@@ -8,6 +8,7 @@ import pyvips
 import torch
 
 from noiseda_data.photo import Photo
+from noiseda_data.store import to_float
 from noiseda_model.benchmark import highest_resident
 from noiseda_model.inference import restore
 from noiseda_model.restorer import Restorer, restore_files
@@ -25,30 +26,26 @@ def make_photo(source, megapixels, path):
 
 
 @torch.no_grad()
-def seam_errors(weights, photo, tiles, overlaps, option_file=None, size=1024):
+def seam_errors(weights, photo, tile, overlaps, option_file=None):
     """Difference to the photo restored in one piece, in grey levels of 255.
 
     Args:
         weights, option_file (str): See :class:`noiseda_model.restorer.Restorer`.
-        photo (str): Its centre of up to ``size`` pixels a side is restored.
-        tiles, overlaps (list[int])
+        photo (str): File.
+        tile (int), overlaps (list[int])
 
     Returns:
         list[tuple]: tile, overlap, largest and mean absolute difference.
     """
     pixels = Photo(photo).read()
-    height, width = (min(size, side) for side in pixels.shape[:2])
-    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
-    pixels = pixels[top:top + height, left:left + width] / np.float32(np.iinfo(pixels.dtype).max)
     restorer = Restorer(weights, option_file)
-    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].to(restorer.device)
+    image = torch.from_numpy(np.ascontiguousarray(to_float(pixels).transpose(2, 0, 1)))[None].to(restorer.device)
     multiple = restorer.rule['multiple']
     whole = restore(restorer.net, image, multiple)
     rows = []
-    for tile in tiles:
-        for overlap in overlaps:
-            difference = 255 * (restore(restorer.net, image, multiple, tile, overlap) - whole).abs()
-            rows.append((tile, overlap, difference.max().item(), difference.mean().item()))
+    for overlap in overlaps:
+        difference = 255 * (restore(restorer.net, image, multiple, tile, overlap) - whole).abs()
+        rows.append((tile, overlap, difference.max().item(), difference.mean().item()))
     return rows
 
 

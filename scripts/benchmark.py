@@ -121,12 +121,14 @@ def run_restore(args):
     print(f'{hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu"))}; ', end='')
     options = {'option_file': args.opt, 'tile': args.tile, 'precision': args.precision}
     print(f'{args.weights}, tiles of {args.tile}, {args.precision}; torch {torch.__version__}', flush=True)
-    if args.overlaps:
-        print('\n| tile | overlap | largest difference to one piece, of 255 | mean |\n|---|---|---|---|')
-        for row in restore_benchmark.seam_errors(args.weights, args.photo, [args.tile], args.overlaps, args.opt):
-            print('| {} | {} | {:.3f} | {:.4f} |'.format(*row), flush=True)
     with tempfile.TemporaryDirectory() as folder, \
             multiprocessing.get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
+        if args.overlaps:
+            print('\n| tile | overlap | largest difference to one piece, of 255 | mean |\n|---|---|---|---|')
+            photo = f'{folder}/one_megapixel.png'
+            restore_benchmark.make_photo(args.photo, 1, photo)
+            for row in restore_benchmark.seam_errors(args.weights, photo, args.tile, args.overlaps, args.opt):
+                print('| {} | {} | {:.3f} | {:.4f} |'.format(*row))
         if args.megapixels:
             print('\n| megapixels | peak memory, MiB |\n|---|---|')
         for megapixels in args.megapixels:

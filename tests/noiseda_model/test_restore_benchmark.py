@@ -40,7 +40,7 @@ def test_make_photo_mirrors_to_any_size(photo, tmp_path):
 
 
 def test_seam_errors_are_those_of_tiled_results(photo, weights):
-    (tile, overlap, largest, mean), = restore_benchmark.seam_errors(weights, photo, [16], [4])
+    (tile, overlap, largest, mean), = restore_benchmark.seam_errors(weights, photo, 16, [4])
     assert (tile, overlap) == (16, 4)
     restorer = Restorer(weights)
     image = cv2.imread(photo)[..., ::-1].astype(np.uint16) * 257
@@ -48,7 +48,7 @@ def test_seam_errors_are_those_of_tiled_results(photo, weights):
     difference = np.abs(whole.astype(float) - tiled) / 257
     assert 0 < difference.max() <= largest + 0.01  # this one is clipped
     assert 0 < mean < largest
-    assert restore_benchmark.seam_errors(weights, photo, [64], [16])[0][2] == 0  # one tile holds it
+    assert restore_benchmark.seam_errors(weights, photo, 64, [16])[0][2] == 0  # one tile holds it
 
 
 def test_throughput_counts_files_and_the_tiles_of_the_network(photo, weights, tmp_path):
