@@ -209,6 +209,9 @@ def test_pages_and_search_in_a_browser(browser, address):
         for name in ('method', 'troubleshooting', 'api/noiseda_model'):
             page.goto(f'{address}{name}.html', wait_until='load')
             assert page.locator('h1').first.is_visible()
+        page.goto(f'{address}source/noiseda_model/diffusion.py.html')
+        code = (ROOT / 'noiseda_model/diffusion.py').read_text()
+        assert page.locator('.highlight code').inner_text().split('\n')[:100] == code.split('\n')[:100]  # as it looks
         page.goto(f'{address}index.html')
         page.locator('input.md-search__input').fill('activation checkpointing')
         result = page.locator('a.md-search-result__link').first
