@@ -30,10 +30,10 @@ const number = value => value === 'inf' ? Infinity : Number(value);  // JSON has
 const swatch = color => el('span', {class: 'swatch', color, 'aria-hidden': 'true'});
 
 function show(value, digits) {
-  return Number.isFinite(value) ? value.toFixed(digits) : value === Infinity ? '\u221e' : '\u2013';
+  if (!Number.isFinite(value)) return value === Infinity ? '\u221e' : '\u2013';
+  return value.toFixed(digits).replace('-', '\u2212');
 }
-const signed = (value, digits) => Number.isFinite(value)
-  ? (value < 0 ? '\u2212' : '+') + Math.abs(value).toFixed(digits) : show(value, digits);
+const signed = (value, digits) => (value >= 0 ? '+' : '') + show(value, digits);
 
 // Versions and runs of the same name have the same colour.
 const labels = [...new Set([...measured, ...report.runs.map(run => run.label)])];
@@ -76,6 +76,8 @@ function showTip(text, x, y) {
   tip.style.top = `${y - box.height - 12 < 4 ? y + 18 : y - box.height - 12}px`;
 }
 const hideTip = () => { tip.hidden = true; };
+document.addEventListener('scroll', hideTip, {passive: true});
+document.addEventListener('pointerdown', hideTip, {capture: true});  // a finger leaves no other way
 
 // ---------------------------------------------------------------- figures
 
@@ -94,8 +96,8 @@ function meanTable() {
   const columns = report.metrics.map(
     metric => measured.map(version => mean(report.images.map(image => figure(image, version, metric)))));
   const best = columns.map((column, at) => (HIGHER_IS_BETTER[report.metrics[at]] ? Math.max : Math.min)(...column));
-  const arrow = metric => HIGHER_IS_BETTER[metric] ? '\u2191' : '\u2193';
-  return summary('Means', [`mean of ${report.images.length}`, ...report.metrics.map(metric => `${metric} ${arrow(metric)}`)],
+  const heads = report.metrics.map(metric => `${metric} ${HIGHER_IS_BETTER[metric] ? '\u2191' : '\u2193'}`);
+  return summary('Means', [`mean of ${report.images.length}`, ...heads],
     measured.map((version, row) => [version, ...columns.map((column, at) =>
       el('td', {class: column[row] === best[at] ? 'best' : null}, show(column[row], DIGITS[report.metrics[at]])))]));
 }
@@ -347,8 +349,9 @@ function viewer() {
       onclick: () => setImage(at)}, el('img', {src: image.thumbnail, alt: '', loading: 'lazy', decoding: 'async'}))));
   const button = (text, label, onclick) => el('button', {type: 'button', 'aria-label': label, onclick}, text);
   section('images', 'Images',
-    el('p', {class: 'note'}, (isAlone ? '' : 'Drag the line to compare. The crops show the framed part of every version. ')
-      + 'A click moves the frame. Zoom with the buttons, a pinch, a double click or Ctrl and wheel, then drag to move.'),
+    el('p', {class: 'note'},
+      (isAlone ? '' : 'Drag the line to compare. The crops show the framed part of every version. ')
+      + 'A click moves the frame. Zoom with the buttons, a pinch, a double click or Ctrl and wheel, then drag.'),
     el('div', {class: 'bar'},
       el('span', {class: 'group'}, button('\u2039', 'Previous image', () => setImage(state.image - 1)),
         button('\u203a', 'Next image', () => setImage(state.image + 1))), picker,
@@ -473,7 +476,8 @@ function short(value, step = Math.abs(value)) {
 }
 const precise = value => String(+value.toPrecision(5)).replaceAll('-', '\u2212');
 
-// A figure that draws itself anew when its width changes. paint(canvas) adds to canvas.svg, see below.
+// A figure that draws itself anew when its width changes. paint(canvas) adds to canvas.svg and sets canvas.read, which
+// makes the words for a pointer at x.
 function plot(title, note, description, paint, margins) {
   const canvas = {svg: svg('svg', {role: 'img', 'aria-label': description}), left: 46, right: 10, top: 12, bottom: 24,
     ...margins};
@@ -483,13 +487,21 @@ function plot(title, note, description, paint, margins) {
     canvas.width = canvas.svg.clientWidth;
     canvas.height = canvas.svg.clientHeight;
     canvas.svg.replaceChildren();
+    canvas.read = null;
     if (canvas.width) paint(canvas);
   };
+  const read = event => {
+    const x = event.clientX - canvas.svg.getBoundingClientRect().left;
+    if (canvas.read) showTip(canvas.read(x), event.clientX, event.clientY);
+  };
+  for (const kind of ['pointermove', 'pointerdown']) canvas.svg.addEventListener(kind, read);
+  canvas.svg.addEventListener('pointerleave', event => { if (event.pointerType !== 'touch') hideTip(); });
   new ResizeObserver(draw).observe(node);
   return {node, draw};
 }
 
-// Axes with a scale each: {low, high, count of ticks, log}; returns the functions from a value to a pixel. Without y there is none.
+// Axes with a scale each: {low, high, count of ticks, log}; returns the functions from a value to a pixel. There may be
+// no y.
 function axes(canvas, x, y) {
   const {left, right, top, bottom, width, height} = canvas;
   const position = (axis, from, to) => value => {
@@ -508,8 +520,9 @@ function axes(canvas, x, y) {
     return (inside.length > 1 ? inside : [axis.low, axis.high]).map(value => [value, short(value)]);
   };
   for (const [value, text] of y ? marks(y) : []) {
-    canvas.svg.append(svg('line', {class: text === '0' ? 'axis' : 'grid', x1: left, x2: width - right, y1: toY(value), y2: toY(value)}),
-      svg('text', {x: left - 6, y: toY(value) + 4, 'text-anchor': 'end'}, text));
+    const [kind, at] = [text === '0' ? 'axis' : 'grid', toY(value)];
+    canvas.svg.append(svg('line', {class: kind, x1: left, x2: width - right, y1: at, y2: at}),
+      svg('text', {x: left - 6, y: at + 4, 'text-anchor': 'end'}, text));
   }
   for (const [value, text] of marks(x)) {
     const at = toX(value), anchor = at > width - right - 14 ? 'end' : at < left + 8 ? 'start' : 'middle';
@@ -553,15 +566,12 @@ function histogram(title, note, series, digits) {
       if (Number.isFinite(mean(each.values))) mark(mean(each.values), 'mean');
       add('text', {class: 'name', x: canvas.left, y: base - row + 15}, named(each));
     });
-    canvas.svg.onpointermove = event => {
-      const x = event.clientX - canvas.svg.getBoundingClientRect().left;
+    canvas.read = x => {
       const share = (x - canvas.left) / (canvas.width - canvas.left - canvas.right);
       const bin = clamp(Math.floor(share * bins), 0, bins - 1);
       const range = [bin, bin + 1].map(edge => ((first + edge) * step).toFixed(digits)).join(' to ');
-      showTip([range, ...series.map((each, at) => `${each.label}: ${counted[at][bin]}`)].join('\n'), event.clientX,
-        event.clientY);
+      return [range, ...series.map((each, at) => `${each.label}: ${counted[at][bin]}`)].join('\n');
     };
-    canvas.svg.onpointerleave = hideTip;
   }, {left: 8});
   made.node.querySelector('svg').style.height = `${row * series.length + 36}px`;
   return made;
@@ -613,21 +623,18 @@ function curves(title, series, look, isNoisy) {
       add('path', {class: 'curve', d: path(line)});
       if (few) line.forEach(([cx, cy]) => add('circle', {class: 'dot', r: 3, cx, cy}));
     }
-    const cursor = svg('line', {class: 'axis', y1: canvas.top, y2: toY(low), visibility: 'hidden'});
+    const cursor = svg('line', {class: 'axis cursor', y1: canvas.top, y2: canvas.height - canvas.bottom});
     canvas.svg.append(cursor);
-    canvas.svg.onpointermove = event => {
-      const x = event.clientX - canvas.svg.getBoundingClientRect().left;
+    canvas.read = x => {
       const found = series.map(each => {
         const at = each.steps.reduce((best, step, place) =>
           Math.abs(toX(step) - x) < Math.abs(toX(each.steps[best]) - x) ? place : best, 0);
         return {label: each.label, step: each.steps[at], value: each.values[at]};
       });
       for (const name of ['x1', 'x2']) cursor.setAttribute(name, toX(found[0].step));
-      cursor.setAttribute('visibility', 'visible');
-      showTip(found.map(each => `${each.label}, iteration ${each.step}: ${each.value === null ? 'not finite'
-        : precise(each.value)}`).join('\n'), event.clientX, event.clientY);
+      return found.map(each => `${each.label}, iteration ${each.step}: ${each.value === null ? 'not finite'
+        : precise(each.value)}`).join('\n');
     };
-    canvas.svg.onpointerleave = () => { hideTip(); cursor.setAttribute('visibility', 'hidden'); };
   });
 }
 

@@ -401,6 +401,16 @@ def test_a_phone_is_wide_enough(page):
 
 
 @pytest.mark.parametrize('page', [PHONE], indirect=True, ids=['phone'])
+def test_a_tap_reads_a_plot(page):
+    plot = page.locator('#training .plot', has_text='l_pix').locator('svg')
+    plot.tap()
+    tip = page.locator('#tip')
+    assert tip.inner_text().startswith('vanilla, iteration ')
+    page.locator('#training-title').tap()
+    assert not tip.is_visible()
+
+
+@pytest.mark.parametrize('page', [PHONE], indirect=True, ids=['phone'])
 def test_fingers_move_the_slider_and_pinch(page):
     touches = page.context.new_cdp_session(page)
 
