@@ -4,6 +4,7 @@ import contextlib
 import glob
 import html
 import os
+import re
 import shutil
 import signal
 import sys
@@ -153,10 +154,10 @@ def tile_size(text):
     return int(text)
 
 
-def message(error, photo):
-    """An InputError's text for the page: its photo by name alone, its options as they are labelled there."""
-    text = str(error).replace(osp.join(osp.dirname(photo), ''), '') if photo else str(error)
-    return f"<strong>{html.escape(text.replace('--', ''))}</strong>"
+def message(error, folder):
+    """An InputError's text for the page: files of the demo's folder by name alone, options as labelled there."""
+    text = re.sub(re.escape(folder) + r'[\\/]\w+[\\/]', '', str(error)).replace('--', '')
+    return f'<strong>{html.escape(text)}</strong>'
 
 
 def build(weights, workshop):
@@ -192,7 +193,7 @@ def build(weights, workshop):
                 photo, None if ending == SAME else ending, choices,
                 lambda share: progress(share, desc='Restoring'))
         except InputError as error:
-            return show(line=message(error, photo))
+            return show(line=message(error, workshop.folder))
         except Stopped:
             return show(line='Stopped.')
         return show(pictures, html.escape(line), target)
@@ -266,6 +267,7 @@ def serving(weights=(), option_file=None, device=None, port=None, in_browser=Fal
     if option_file and not osp.isfile(option_file):
         raise InputError(f'{option_file}: no such option file.')
     with tempfile.TemporaryDirectory(prefix='noiseda-demo-', ignore_cleanup_errors=True) as folder:
+        folder = osp.realpath(folder)  # as Gradio names files in it
         os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED='False')
         workshop = Workshop(folder, option_file, device)
         page = build(found, workshop)
