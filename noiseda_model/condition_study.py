@@ -28,10 +28,12 @@ class NoisePredictor:
     Args:
         net (Callable): (x_t with its conditions, alpha_bar) -> noise.
         options (dict): ``conditions``, ``timesteps`` and ``diffusion_range`` as in ``train:diffusion_opt``.
+        device (str): Where the network is.
     """
 
-    def __init__(self, net, options):
-        self.net, self.conditions, self.timesteps = net, options['conditions'], options['timesteps']
+    def __init__(self, net, options, device='cpu'):
+        self.net, self.device = net, device
+        self.conditions, self.timesteps = options['conditions'], options['timesteps']
         self.low, self.high = options['diffusion_range']
 
     @classmethod
@@ -56,7 +58,8 @@ class NoisePredictor:
             net.load_state_dict(load_checkpoint(weights)['params'])
         except (RuntimeError, KeyError, TypeError) as error:
             raise InputError(f'{weights}: does not fit network_diffusion of {option_file}. {error}') from error
-        return cls(net.to('cuda' if torch.cuda.is_available() else 'cpu').eval(), options)
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        return cls(net.to(device).eval(), options, device)
 
     def levels(self, count):
         """alpha_bar at the middles of ``count`` equal parts of the timesteps of training: (count,).
@@ -79,8 +82,9 @@ class NoisePredictor:
             noise (Tensor): eps, like ``clean``.
         """
         y, *conditions = (image * (self.high - self.low) + self.low for image in (clean, *conditions))
-        predicted = self.net(torch.cat([diffuse(y, noise, alpha_bar), *conditions], dim=1), alpha_bar)
-        return (predicted - noise).square().mean(dim=(1, 2, 3))
+        seen = torch.cat([diffuse(y, noise, alpha_bar), *conditions], dim=1)
+        predicted = self.net(seen.to(self.device), alpha_bar.to(self.device))
+        return (predicted.cpu() - noise).square().mean(dim=(1, 2, 3))
 
 
 def error_curve(predictor, images, sigmas, levels, seed=0):
@@ -104,7 +108,7 @@ def error_curve(predictor, images, sigmas, levels, seed=0):
         noise, disturbance = torch.randn(2, *clean.shape, generator=generator)
         batch = [image.expand(len(levels), *clean.shape) for image in (clean, disturbance, noise)]
         errors.append([
-            predictor.error(batch[0], [batch[0] + sigma / 255 * batch[1]], levels, batch[2]).cpu().numpy()
+            predictor.error(batch[0], [batch[0] + sigma / 255 * batch[1]], levels, batch[2]).numpy()
             for sigma in sigmas])
     return np.array(errors)
 

@@ -12,7 +12,8 @@ from scipy.stats import rankdata
 
 from noiseda_basicsr import InputError
 from noiseda_data.store import open_images
-from noiseda_model.criteria import CRITERIA, Judge, score
+from noiseda_model.condition_study import NoisePredictor
+from noiseda_model.criteria import CRITERIA, score
 from noiseda_model.evaluation import METRICS, measure
 from noiseda_model.protocols import NIQE_BLOCK, to_8bit
 from noiseda_model.restorer import Restorer
@@ -146,47 +147,20 @@ def read_clean(root, photos):
     return matched
 
 
-def choose_criteria(asked, available, photos):
-    """The criteria to measure: those asked for, or all that what was given allows.
+def choose_criteria(by, given, photos):
+    """Those that can be measured with what is ``given``; NIQE only where all photos are large enough.
 
     Raises:
-        InputError: One is unknown, or needs what is not there.
+        InputError: ``by`` is not among them.
     """
-    if unknown := sorted(set(asked or ()) - set(CRITERIA)):
-        raise InputError(f'--criteria {unknown[0]}: unknown; known: {", ".join(CRITERIA)}.')
-    remedies = {'clean': '--clean', 'one': '--diffusion with a network of one condition',
-                'two': '--diffusion with a network of two conditions'}
-    chosen = []
-    for name in asked or CRITERIA:
-        missing = [need for need in CRITERIA[name].needs if need not in available]
-        if missing and asked:
-            raise InputError(f'--criteria {name} needs {remedies[missing[0]]}.')
-        if not missing:
-            chosen.append(name)
-    small = [photo for photo in photos if (photo.shape[0] // NIQE_BLOCK) * (photo.shape[1] // NIQE_BLOCK) < 2]
-    if 'niqe' in chosen and small:
-        if asked:
-            raise InputError(f'--criteria niqe needs photos of two blocks of {NIQE_BLOCK}x{NIQE_BLOCK}; one has '
-                             f'{small[0].shape[1]}x{small[0].shape[0]} (--crop).')
+    chosen = [name for name, criterion in CRITERIA.items() if criterion.needs in (None, *given)]
+    if any((photo.shape[0] // NIQE_BLOCK) * (photo.shape[1] // NIQE_BLOCK) < 2 for photo in photos):
         chosen.remove('niqe')
+    if by not in chosen:
+        remedies = {'clean': 'needs --clean, clean photos of anything', 'diffusion': 'needs --diffusion',
+                    None: f'needs photos of two blocks of {NIQE_BLOCK}x{NIQE_BLOCK} (--crop)'}
+        raise InputError(f'--by {by}: {remedies[CRITERIA[by].needs]}; or sort by {", ".join(chosen)}.')
     return chosen
-
-
-def read_judges(pairs):
-    """{'one': Judge, 'two': Judge} as far as given.
-
-    Raises:
-        InputError: There are two of a kind.
-    """
-    judges = {}
-    for option_file, weights in pairs or ():
-        judge = Judge(option_file, weights)
-        kind = 'two' if judge.has_two else 'one'
-        if kind in judges:
-            raise InputError(f'--diffusion {weights}: a second network with {kind} condition{"s" * judge.has_two}; '
-                             'give one of each kind at most.')
-        judges[kind] = judge
-    return judges
 
 
 def main(arguments=None):
@@ -194,19 +168,18 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(
         prog='noiseda-select', formatter_class=argparse.RawDescriptionHelpFormatter,
         description='Rank checkpoints on photos that have no ground truth.',
-        epilog='criteria, lower is better (docs/selection.md says which one to trust):\n' + '\n'.join(
+        epilog=f'criteria, lower is better; {RECOMMENDED} is the one that held (docs/selection.md):\n' + '\n'.join(
             f'  {name:16} {criterion.text}' for name, criterion in CRITERIA.items()))
     parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT',
                         help='net_g_*.pth, or experiments/NAME for all of that run')
     parser.add_argument('--lq', required=True, help='folder or LMDB of photos to restore')
     parser.add_argument('--out', required=True, help='folder for ranking.csv')
     parser.add_argument('-opt', help='option file of the networks, for weights that do not name their own')
-    parser.add_argument('--clean', help='clean photos of anything, for transplant and diffusion_*')
-    parser.add_argument('--diffusion', nargs=2, action='append', metavar=('OPT', 'WEIGHTS'),
-                        help='option file and net_diffusion_*.pth of a trained diffusion network')
-    parser.add_argument('--criteria', type=lambda text: text.split(','), metavar='NAME,NAME',
-                        help='measure these only (default: all possible)')
-    parser.add_argument('--by', metavar='NAME', help=f'criterion to sort by (default: {RECOMMENDED})')
+    parser.add_argument('--clean', help='clean photos of anything, for transplant')
+    parser.add_argument('--diffusion', nargs=2, metavar=('OPT', 'WEIGHTS'),
+                        help='option file and net_diffusion_*.pth of a trained diffusion network, for noise_error')
+    parser.add_argument('--by', choices=CRITERIA, default=RECOMMENDED, metavar='NAME',
+                        help=f'criterion to sort by (default: {RECOMMENDED})')
     parser.add_argument('--crop', type=int, default=256, help="side of the photos' centre crop (default: 256)")
     parser.add_argument('--count', type=int, default=20, help='photos to look at, from the first (default: 20)')
     parser.add_argument('--gt', help='ground truth: also say how each criterion agrees with true PSNR')
@@ -223,13 +196,12 @@ def run(args):
     """:func:`main` on parsed arguments."""
     files = find_checkpoints(args.checkpoints)
     photos = read_photos(args.lq, '--lq', args.crop, count=args.count)
-    given = read_judges(args.diffusion)
+    given = {}
     if args.clean:
         given['clean'] = read_clean(args.clean, list(photos.values()))
-    criteria = choose_criteria(args.criteria, given, photos.values())
-    by = args.by or (RECOMMENDED if RECOMMENDED in criteria else criteria[0])
-    if by not in criteria:
-        raise InputError(f'--by {by}: not among the criteria measured, {", ".join(criteria)}.')
+    if args.diffusion:
+        given['diffusion'] = NoisePredictor.load(*args.diffusion)
+    by, criteria = args.by, choose_criteria(args.by, given, photos.values())
     candidates = {name: lambda file=file: Restorer(file, args.opt) for name, file in files.items()}
     truth = args.gt and read_truth(args.gt, args.crop, photos)
     scores, results = score(candidates, list(photos.values()), criteria, **given)
