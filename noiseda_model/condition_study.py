@@ -165,6 +165,7 @@ def plot(path, curves, sigmas, levels, show=3):
     except ImportError as error:
         raise InputError('The plot needs matplotlib: pip install matplotlib.') from error
     matplotlib.use('Agg')
+    matplotlib.rcParams['svg.fonttype'] = 'none'  # text stays text: a smaller file
     from matplotlib import pyplot
     shown = [0, *np.linspace(1, len(levels), show, dtype=int)]
     figure, axes = pyplot.subplots(1, len(shown), figsize=(3.2 * len(shown), 3.2), layout='constrained')
@@ -175,8 +176,8 @@ def plot(path, curves, sigmas, levels, show=3):
             mean, error = mean_and_error(values)
             axis.errorbar(sigmas, mean, error, label=name, marker='.', capsize=2)
             axis.set_title('mean over t' if label == 'mean' else rf'$\bar\alpha$ = {float(label):.4f}', fontsize=10)
-            axis.set_xlabel('sigma of the condition (of 255)')
-            axis.set_yscale('log')
+            axis.set_xlabel('$\\sigma$ of the noise in the condition')
+            axis.set_ylim(bottom=0)
     axes[0].set_ylabel('noise-prediction MSE')
     axes[0].legend()
     figure.savefig(path, metadata={'Date': None} if path.endswith('.svg') else None)
