@@ -1,6 +1,7 @@
 """Checkpoints that are written whole or not at all, and found again after a crash."""
 import json
 import os
+import re
 from os import path as osp
 
 import torch
@@ -43,6 +44,9 @@ def load_checkpoint(path):
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises a different type for every way a file can be broken
+        if foreign := re.search(r'GLOBAL (\S+) was not an allowed', str(error)):
+            raise InputError(f'{path}: holds a Python object, {foreign[1]}, which could run code when loaded. Where it '
+                             'comes from, save its state_dict() alone.') from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f'{path}: not a readable checkpoint ({reason}). It may be truncated; use another file.') \
             from error

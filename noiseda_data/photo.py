@@ -42,7 +42,7 @@ class Photo:
         if kind(path) not in WRITERS:
             raise InputError(f'{path}: not a {", ".join(sorted(WRITERS))} file.')
         with self._told():
-            image = pyvips.Image.new_from_file(path, fail_on='error')
+            image = pyvips.Image.new_from_file(path, fail_on='error', revalidate=True)  # it may be another one by now
             self.image = image.autorot()
         pages = image.get('n-pages') if 'n-pages' in image.get_fields() else 1
         if pages > 1:

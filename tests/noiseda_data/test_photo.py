@@ -187,3 +187,10 @@ def test_a_file_is_complete_or_not_there(tmp_path, monkeypatch):
             writer.finish()
     assert target.read_text() == 'earlier'
     assert [path.name for path in target.parent.iterdir()] == ['a.png']
+
+
+def test_a_file_that_was_overwritten_is_read_anew(tmp_path):
+    path = str(tmp_path / 'a.png')
+    for value in (10, 200):
+        Image.fromarray(np.full((4, 6, 3), value, np.uint8)).save(path)
+        assert (Photo(path).read() == value).all()
