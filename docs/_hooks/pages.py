@@ -20,14 +20,7 @@ LANGUAGES = {'.py': 'python', '.yml': 'yaml', '.sh': 'bash'}
 
 def on_config(config):
     config.markdown_extensions.append(Equations())
-    config.nav = [{title: _written(target)} for entry in config.nav for title, target in entry.items()]
     return config
-
-
-def _written(target):  # some pages are still being written
-    if isinstance(target, str):
-        return target
-    return [entry for entry in target if all((ROOT / 'docs' / page).is_file() for page in entry.values())]
 
 
 def on_files(files, config):
