@@ -18,7 +18,9 @@ from noiseda_model.evaluation import METRICS, measure
 from noiseda_model.protocols import NIQE_BLOCK, to_8bit
 from noiseda_model.restorer import Restorer
 
-RECOMMENDED = 'transplant'
+DEFAULT = 'transplant'
+VERDICT = ('No criterion found the best checkpoint on real photos (docs/selection.md): the last ranks warn of damaged '
+           'checkpoints; choose among the others by eye.')
 
 
 def ranks(scores, criterion):
@@ -168,8 +170,8 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(
         prog='noiseda-select', formatter_class=argparse.RawDescriptionHelpFormatter,
         description='Rank checkpoints on photos that have no ground truth.',
-        epilog=f'criteria, lower is better; {RECOMMENDED} is the one that held (docs/selection.md):\n' + '\n'.join(
-            f'  {name:16} {criterion.text}' for name, criterion in CRITERIA.items()))
+        epilog='criteria, lower is better:\n' + '\n'.join(
+            f'  {name:16} {criterion.text}' for name, criterion in CRITERIA.items()) + f'\n\n{VERDICT}')
     parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT',
                         help='net_g_*.pth, or experiments/NAME for all of that run')
     parser.add_argument('--lq', required=True, help='folder or LMDB of photos to restore')
@@ -178,8 +180,8 @@ def main(arguments=None):
     parser.add_argument('--clean', help='clean photos of anything, for transplant')
     parser.add_argument('--diffusion', nargs=2, metavar=('OPT', 'WEIGHTS'),
                         help='option file and net_diffusion_*.pth of a trained diffusion network, for noise_error')
-    parser.add_argument('--by', choices=CRITERIA, default=RECOMMENDED, metavar='NAME',
-                        help=f'criterion to sort by (default: {RECOMMENDED})')
+    parser.add_argument('--by', choices=CRITERIA, default=DEFAULT, metavar='NAME',
+                        help=f'criterion to sort by (default: {DEFAULT})')
     parser.add_argument('--crop', type=int, default=256, help="side of the photos' centre crop (default: 256)")
     parser.add_argument('--count', type=int, default=20, help='photos to look at, from the first (default: 20)')
     parser.add_argument('--gt', help='ground truth: also say how each criterion agrees with true PSNR')
@@ -216,8 +218,8 @@ def run(args):
                  for group in ['*', *args.group] for criterion in criteria]
         write_agreement(osp.join(args.out, 'agreement.csv'), table)
         print_agreement(table)
-    print(f'\n{len(photos)} photos. First by {by}: {min(scores, key=lambda name: scores[name][by])} '
-          f'({files[min(scores, key=lambda name: scores[name][by])]})')
+    first = min(scores, key=lambda name: scores[name][by])
+    print(f'\n{len(photos)} photos. First by {by}: {first} ({files[first]})\n{VERDICT}')
 
 
 def _paired(scores, psnr, criterion, group):

@@ -1,9 +1,11 @@
-"""Write the photos of docs/selection.md: two degraded domains made of the same clean photos.
+"""Write the photos of docs/selection.md: degraded domains made of the same clean photos.
 
-    python scripts/make_selection_data.py CLEAN OUT
+    python scripts/make_selection_data.py CLEAN OTHERS OUT
 
-CLEAN is a folder of clean photos. OUT gets, for each domain, ``<domain>_test``: a degraded centre crop of 256x256 of
-every fifth photo, their ``truth``, and ``<domain>_train``: the other photos, degraded, to adapt to without truth.
+CLEAN and OTHERS are clean photos. OUT gets, for each domain, ``<domain>_test``: a degraded centre crop of 256x256 of
+every fifth photo of CLEAN, their ``truth``, and ``<domain>_train``: the other photos, degraded, to adapt to without
+truth. The domain ``soft`` is that of large photos seen at 100 %: the middle 128x128, enlarged twice, with the noise of
+``mild``; ``soft_clean`` are photos of OTHERS, enlarged alike.
 """
 import argparse
 import os
@@ -20,6 +22,7 @@ from noiseda_data.store import open_one, to_float
 DOMAINS = {  # scripts/selection_study.sh repeats them for the oracles
     'correlated': {'type': 'correlated_noise', 'sigma': 15, 'blur': 1.0, 'quality': 90},
     'camera': {'type': 'camera', 'shot': [0.0003, 0.006]},
+    'mild': {'type': 'correlated_noise', 'sigma': 5, 'blur': 1.0, 'quality': 95},  # about as noisy as PolyU
 }
 EVERY, CROP = 5, 256
 
@@ -27,6 +30,7 @@ EVERY, CROP = 5, 256
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('clean', metavar='CLEAN')
+    parser.add_argument('others', metavar='OTHERS')
     parser.add_argument('out', metavar='OUT')
     args = parser.parse_args()
     try:
@@ -46,13 +50,28 @@ def run(args):
             write(degrade(to_float(image), rng), args.out, f'{domain}_{"test" if is_test else "train"}', key)
             if is_test:
                 write(to_float(image), args.out, 'truth', key)
+    make_soft(store, open_one(args.others, 'OTHERS'), args.out)
     tests = len(range(0, len(store.keys), EVERY))
-    print(f'{args.out}: {" and ".join(DOMAINS)}; {tests} photos to measure, {len(store.keys) - tests} to adapt to.')
+    print(f'{args.out}: {", ".join(DOMAINS)}, soft; {tests} photos to measure, {len(store.keys) - tests} to adapt to.')
 
 
-def centre(image):
-    top, left = ((side - CROP) // 2 for side in image.shape[:2])
-    return np.ascontiguousarray(image[top:top + CROP, left:left + CROP])
+def make_soft(store, others, out):
+    degrade, tests = build_degradation(DOMAINS['mild']), store.keys[::EVERY]
+    for number, key in enumerate(tests):
+        image = to_float(enlarged(store.read(key)))
+        write(image, out, 'soft_truth', key)
+        write(degrade(image, np.random.default_rng([0, number])), out, 'soft_test', key)
+    for key in others.keys[:len(tests)]:
+        write(to_float(enlarged(others.read(key))), out, 'soft_clean', key)
+
+
+def enlarged(image):
+    return cv2.resize(centre(image, CROP // 2), (CROP, CROP), interpolation=cv2.INTER_CUBIC)
+
+
+def centre(image, crop=CROP):
+    top, left = ((side - crop) // 2 for side in image.shape[:2])
+    return np.ascontiguousarray(image[top:top + crop, left:left + crop])
 
 
 def write(image, *where):

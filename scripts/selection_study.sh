@@ -30,7 +30,8 @@ adapt() {  # DOMAIN START BETA: from iteration 1000 of the vanilla network START
         datasets:train:gt_size=32
 }
 
-[ -d datasets/truth ] || "$python" "$repo/scripts/make_selection_data.py" datasets/bsds500_val.lmdb datasets
+[ -d datasets/truth ] || "$python" "$repo/scripts/make_selection_data.py" datasets/bsds500_val.lmdb \
+    datasets/bsds500_train.lmdb datasets
 for sigma in 75 50 25; do
     vanilla "awgn$sigma" "{type: awgn, sigma: [0, $sigma]}"
 done

@@ -15,7 +15,7 @@ from noiseda_basicsr import InputError
 from noiseda_model.condition_study import NoisePredictor
 from noiseda_model.criteria import CRITERIA, noise_error, residual_edges, residual_whiteness, score, transplant_risk
 from noiseda_model.evaluation import METRICS, measure
-from noiseda_model.selection import agreement, choose_criteria, find_checkpoints, main, ranks, read_clean
+from noiseda_model.selection import VERDICT, agreement, choose_criteria, find_checkpoints, main, ranks, read_clean
 
 NETWORK = {'type': 'RestorationUNet', 'width': 4, 'depth': 2}
 DIFFUSION = {'type': 'ConditionalUNet', 'width': 32, 'multipliers': [1, 1, 1], 'blocks': 1}
@@ -214,7 +214,7 @@ def test_the_command_ranks_and_measures(run_folder, photos):
     table = {(row['group'], row['criterion']): row for row in rows(run_folder / 'out/agreement.csv')}
     assert len(table) == 2 * len(measured)
     assert float(table['tiny/*', 'transplant']['rho']) == 1 and float(table['*', 'transplant']['loss']) == 0
-    assert 'First by transplant: tiny/2 (experiments/tiny/models/net_g_2.pth)' in process.stdout
+    assert f'First by transplant: tiny/2 (experiments/tiny/models/net_g_2.pth)\n{VERDICT}' in process.stdout
 
 
 def message(capsys, *arguments):
