@@ -126,28 +126,50 @@ def _forced(study, name, domain):
 
 
 def train(training, processes=1):
-    """Train through the usual launcher, in the current folder; a stopped one goes on. The log is NAME.log.
+    """Train through the usual launcher, in the current folder; a stopped training goes on, a finished one is kept.
+
+    Beside experiments/NAME come NAME.txt, what it is trained with, and NAME.log.
 
     Raises:
         InputError: It failed; with the end of its log.
     """
     if osp.isfile(training.weights):
         return
-    forced = [f'name={training.name}', *training.forced]
-    if training.start:
-        forced.append(f'path:pretrain_network_g={training.start.weights}')
-    launcher = [sys.executable, '-c', TRAIN]
-    command = [*launcher, '-opt', training.option_file, '--auto_resume', '--force_yml', *forced]
+    command = [sys.executable, '-c', TRAIN, '-opt', training.option_file, '--auto_resume']
     if processes > 1:
         torchrun = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', '--no-python']
         command = [sys.executable, *torchrun, *command, '--launcher', 'pytorch']
-    log = f'{training.name}.log'
+    command += ['--force_yml', *forced_options(training)]
+    log = f'experiments/{training.name}.log'
     with open(log, 'a') as file:
         status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
     if status or not osp.isfile(training.weights):
         with open(log) as file:
             end = ''.join(file.readlines()[-5:])
         raise InputError(f'{training.name}: training ended with status {status}; {log} ends:\n{end}')
+
+
+def forced_options(training):
+    """KEY=VALUE for --force_yml."""
+    start = [f'path:pretrain_network_g={training.start.weights}'] if training.start else []
+    return [f'name={training.name}', *training.forced, *start]
+
+
+def keep_recipe(training):
+    """Write down what a training is made with.
+
+    Raises:
+        InputError: One of this name was made otherwise.
+    """
+    path, recipe = f'experiments/{training.name}.txt', '\n'.join([training.option_file, *forced_options(training), ''])
+    if not osp.isfile(path):
+        os.makedirs('experiments', exist_ok=True)
+        with open(path, 'w') as file:
+            file.write(recipe)
+    with open(path) as file:
+        if file.read() != recipe:
+            raise InputError(f'experiments/{training.name} was trained with other options ({path}); remove it and its '
+                             f'.txt, and its rows of results.csv, or study in another folder.')
 
 
 def cost(training):
@@ -173,6 +195,7 @@ def run_study(study, out, processes=1, tell=print):
     rows = read_rows(path)
     done = {tuple(row[key] for key in KEYS) for row in rows}
     for cell, training in plan(study).items():
+        keep_recipe(training)
         if tuple(map(str, cell)) in done:
             continue
         train(training, processes)

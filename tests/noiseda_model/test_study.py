@@ -130,6 +130,11 @@ def test_it_trains_measures_and_keeps_what_is_done(tmp_path, monkeypatch):
     main([file, '--out', 'out'])
     assert (tmp_path / 'out/results.csv').read_text() == before
 
+    variants['vanilla']['options'] = ['train:total_iter=4']
+    changed = study(tmp_path, seeds=[0], variants=variants, domains={'weak': {'lq': 'weak_lq', 'gt': 'gt'}})
+    with pytest.raises(SystemExit, match='vanilla_seed0 was trained with other options'):
+        main([changed, '--out', 'elsewhere'])
+
 
 def test_a_training_that_fails_ends_the_study_with_the_end_of_its_log(tmp_path, monkeypatch):
     variants = {'vanilla': {'opt': 'missing.yml'}}
