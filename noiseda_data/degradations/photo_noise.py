@@ -15,7 +15,7 @@ PATCH, STEP = 16, 8  # pixels
 KNOTS = 6  # of the level function
 SMOOTH = 0.1  # share of the patches of like brightness that count as free of texture
 CLIPPED = 0.02  # share of clipped values a patch may have
-LEAST = 4  # patches a mean is taken of
+LEAST = 3  # patches a mean is taken of
 TRUSTED = 0.5  # share of the photos whose profiles are used
 REACH = 7  # pixels over which noise correlates
 
