@@ -42,7 +42,9 @@ def parse(tmp_path, image_folder, monkeypatch):
         opt, _ = parse_options(str(tmp_path), is_train=file.parent.name == 'train')
         for data_set in opt['datasets'].values():
             sources = [data_set[key] for key in data_set if key.startswith('dataroot_')]
-            for source in sources + ([data_set['degradation']['photos']] if 'photos' in str(data_set) else []):
+            degradation = data_set.get('degradation')
+            sources += [degradation['photos']] if 'photos' in (degradation or {}) else []
+            for source in sources:
                 for path in source.split(';'):
                     if not (tmp_path / path.strip()).exists():
                         make_source(path.strip())
