@@ -13,6 +13,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from noiseda_basicsr.errors import InputError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; what schedulers and torchrun send before they kill
+FAILED = 127  # in place of a signal's number: another process came upon an error
 
 
 class Interrupted(SystemExit):
@@ -31,7 +32,8 @@ class Watch:
         self.model = None
         self.sampler = None  # knows the epoch
         self.finished = 0  # iterations
-        self.in_step = False
+        self.total = None
+        self.in_step = self.in_validation = False
         self.group = None  # of processes, for CPU tensors
         self.process = os.getpid()
 
@@ -52,16 +54,15 @@ class Watch:
     def attach(self, model, opt):
         """Watch this model's training."""
         self.model, self.finished = model, self._iteration_to_resume(opt)
+        self.total = opt['train'].get('total_iter')
         if opt['dist']:
             self.group = torch.distributed.new_group(backend='gloo')
         bar = self._progress_bar(opt)
-        update, optimize = model.update_learning_rate, model.optimize_parameters
+        update, optimize, validate = model.update_learning_rate, model.optimize_parameters, model.validation
 
         def update_learning_rate(current_iter, **options):
             if number := self.signal_anywhere():
-                self.save()
-                if self.group:
-                    torch.distributed.barrier(self.group)  # torchrun kills the rest as soon as one is gone
+                self.save_together()
                 print(f'Stopped after iteration {self.finished}; continue with --auto_resume.', flush=True)
                 raise Interrupted(128 + number)
             update(current_iter, **options)
@@ -74,7 +75,13 @@ class Watch:
             if current_iter == bar.total:
                 bar.close()
 
+        def validation(*args, **options):
+            self.in_validation = True
+            validate(*args, **options)
+            self.in_validation = False
+
         model.update_learning_rate, model.optimize_parameters = update_learning_rate, optimize_parameters
+        model.validation = validation
 
     def signal_anywhere(self):
         """The signal some process has received, so that all stop after the same iteration."""
@@ -88,12 +95,25 @@ class Watch:
         if self.finished:
             self.model.save(self.sampler.epoch, self.finished)
 
+    def save_together(self):
+        self.save()
+        if self.group:
+            torch.distributed.barrier(self.group)  # torchrun kills the rest as soon as one is gone
+
     def save_after_error(self):
-        """Lose nothing to an error outside a step (a broken image, say); within one, the weights may be half new."""
+        """Lose nothing to an error outside a step (a broken image, say); within one, the weights may be half new.
+
+        Several processes: the others learn of it where they begin the next iteration, for it is process 0 that saves.
+        """
         if self.model is None or self.in_step or not self.finished:
             return
         with contextlib.suppress(Exception):  # the error itself must be heard
-            self.save()
+            if self.group and not self.in_validation and self.finished < self.total:
+                self.signal = FAILED
+                self.signal_anywhere()
+                self.save_together()
+            else:
+                self.save()
 
     def _iteration_to_resume(self, opt):
         state = opt['path'].get('resume_state')

@@ -185,4 +185,5 @@ class PhotoWriter:
 
 
 def kind(path):
+    """The ending of a file name, in small letters, with its dot."""
     return osp.splitext(path)[1].lower()

@@ -146,17 +146,17 @@ def peak_memory(opt, engine, steps=2):
 
     On a GPU: what torch allocated. On a CPU (Linux): what the process held at most, less what it held before.
     """
-    before = _highest_resident()
+    before = highest_resident()
     model = build(opt, engine)
     data = batch(opt, model.device)
     for n in range(1, steps + 1):
         timed(model, data, n)
     if model.device.type == 'cuda':
         return torch.cuda.max_memory_allocated()
-    return _highest_resident() - before
+    return highest_resident() - before
 
 
-def _highest_resident():
+def highest_resident():
     """Not getrusage's, which a child inherits from its parent."""
     with open('/proc/self/status') as file:
         return 1024 * next(int(line.split()[1]) for line in file if line.startswith('VmHWM'))
@@ -240,6 +240,7 @@ def options(option_file, samples=None, size=None, hinge='closed'):
 
 
 def markdown_table(rows, samples):
+    """The rows of :func:`compare`, of ``samples`` a step, as a Markdown table."""
     lines = ['| variant | samples/s | speed-up | GFLOP a sample | share of convolution peak | peak memory |',
              '|---|---|---|---|---|---|']
     for row in rows:

@@ -24,7 +24,7 @@ from noiseda_model.evaluation import measure
 from noiseda_model.protocols import NO_TRUTH
 from noiseda_model.restorer import Restorer
 
-DIFFUSION_CROP, DIFFUSION_LEVELS = 96, 5  # what the noise predictor sees of a photo, and how often
+DIFFUSION_CROP, DIFFUSION_LEVELS = 64, 4  # what the noise predictor sees of a photo, and how often
 PROBE = 2  # SURE's step, in grey levels
 
 # ---------------------------------------------------------------------- of the residual and the restored photo

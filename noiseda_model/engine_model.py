@@ -223,6 +223,8 @@ class EngineModel(SRModel):
 
     # ------------------------------------------------------------------ saving and resuming
 
+    save_network = checkpoint.save_network
+
     def save_networks(self, label):
         for name, net in self.trained_networks().items():
             if name == 'g':
@@ -245,9 +247,9 @@ class EngineModel(SRModel):
             if self.opt['rank'] == 0 and self.opt.get('logger', {}).get('keep_last'):
                 checkpoint.prune(self.opt['path'], self.opt['logger']['keep_last'])
 
-    def save_training_state(self, epoch, current_iter):
+    def save_training_state(self, epoch, current_iter, **more):
         checkpoint.save_training_state(
-            self, epoch, current_iter, scaler=self.scaler.state_dict(), skipped_steps=self.skipped_steps,
+            self, epoch, current_iter, **more, scaler=self.scaler.state_dict(), skipped_steps=self.skipped_steps,
             best=json.dumps(getattr(self, 'best_metric_results', {})), options=json.dumps(self.resumable_options()))
 
     def resumable_options(self):

@@ -1,4 +1,5 @@
 """Images of any size through a restoration network: padded to the size it needs, in tiles where memory is short."""
+import math
 import weakref
 
 import torch
@@ -70,12 +71,16 @@ def restore_strips(net, read_rows, height, width, rule, tile, overlap, batch=1):
 def _windows(length, tile, overlap, multiple):
     """How tiles cover one side: a slice for each, and the weight of its pixels.
 
-    The weights of all tiles at a pixel sum to 1; where two tiles overlap they are 0 for a quarter of it, then rise
-    linearly. The last tile ends at the border, or beyond it by less than ``multiple``, where it is padded.
+    As few tiles as possible, each as short as their number allows, so that little is computed twice. The weights of all
+    tiles at a pixel sum to 1; where two tiles overlap they are 0 for a quarter of it, then rise linearly. The last tile
+    ends at the border, or beyond it by less than ``multiple``, where it is padded.
     """
     margin = overlap // 4
-    last = max(0, length + -length % multiple - tile)
-    starts = [*range(0, last, tile - overlap), last]
+    padded = length + -length % multiple
+    count = max(1, math.ceil((padded - overlap) / (tile - overlap)))
+    tile = math.ceil((padded + (count - 1) * overlap) / count / multiple) * multiple
+    last = padded - tile
+    starts = [*(number * (tile - overlap) for number in range(count - 1)), last]
     slices = [slice(start, min(start + tile, length)) for start in starts]
     ramp = ((torch.arange(1, tile + 1, dtype=torch.float64) - margin) / (overlap + 1 - 2 * margin)).clamp(0, 1)
     weights = [torch.minimum(torch.ones(tile) if area.start == 0 else ramp,

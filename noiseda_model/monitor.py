@@ -45,10 +45,10 @@ def sensitivity(error, conditions, generator):
 
 
 class ShortcutMonitor:
-    """:func:`sensitivity` on the first samples this process trained on, every ``frequency`` iterations.
+    """:func:`sensitivity` on the first samples trained on (by process 0), every ``frequency`` iterations.
 
     It writes ``shortcut_*`` to the log, and one warning when :func:`is_blind`. The draws are its own: training goes on
-    as without it.
+    as without it. ``batch`` belongs to the state of a run, so that a resumed one looks at the same samples.
     """
 
     def __init__(self, frequency):
@@ -62,6 +62,9 @@ class ShortcutMonitor:
             return
         if self.batch is None:
             self.batch = {key: value[:SAMPLES].clone() for key, value in vars(parts[0]).items()}
+            if model.opt['dist']:
+                for value in self.batch.values():
+                    torch.distributed.broadcast(value, src=0)
         if current_iter % self.frequency:
             return
         rises = self.look(model)

@@ -193,6 +193,15 @@ class NoiseDAModel(EngineModel):
         if tb_logger:
             tb_logger.add_image('samples', grid, current_iter)
 
+    def save_training_state(self, epoch, current_iter):
+        more = {'monitor': self.monitor.batch} if self.diffusion_opt else {}
+        super().save_training_state(epoch, current_iter, **more)
+
+    def resume_training(self, resume_state):
+        super().resume_training(resume_state)
+        if self.diffusion_opt and resume_state.get('monitor'):
+            self.monitor.batch = {key: value.to(self.device) for key, value in resume_state['monitor'].items()}
+
 
 def _tap(image):
     """The same image as a node of its own, whose ``.grad`` is what one loss sends back to the network."""

@@ -87,7 +87,7 @@ class Restorer:
         precision (str): fp32, bf16 or fp16, of the network's own arithmetic.
         tile (int | None | 'auto'): Largest side given to the network; None: the whole image; 'auto': by the free
             memory. Default: the option file's, None without one.
-        tile_overlap (int): Default: the option file's, else 64.
+        tile_overlap (int): Default: the option file's, else 64, or a quarter of a tile below 256.
         batch (int): Tiles at a time.
         ensemble (bool): The mean over eight flips and rotations, in eight times the time.
 
@@ -97,21 +97,28 @@ class Restorer:
 
     def __init__(self, weights, option_file=None, key=None, device=None, precision='fp32', tile='option file',
                  tile_overlap=None, batch=1, ensemble=False):
-        self.device = torch.device(device or best_device())
+        self.device = _device(device or best_device())
         self.net = load_trained(weights, option_file, key).to(self.device)
         self.dtype, self.batch, self.ensemble = DTYPES[precision], batch, ensemble
         val = _validation_options(option_file)
         self.rule = size_rule(self.net, val.get('size_multiple'))
         self.tile = val.get('tile') if tile == 'option file' else tile
-        self.overlap = val.get('tile_overlap', OVERLAP) if tile_overlap is None else tile_overlap
         if self.tile == 'auto':
             self.tile = fitting_tile(self._network, self.rule, torch.empty(0, device=self.device), self._free(), batch)
-            self.overlap = min(self.overlap, self.tile // 4)
-        if self.tile is not None and (self.tile % self.rule['multiple'] or self.tile < self.rule['minimum']
-                                      or self.tile <= self.overlap):
-            raise InputError(f"--tile is {self.tile}; for {type(self.net).__name__} it must be a multiple of "
-                             f"{self.rule['multiple']}, at least {self.rule['minimum']} and larger than the overlap "
-                             f'({self.overlap}).')
+        self.overlap = val.get('tile_overlap') if tile_overlap is None else tile_overlap
+        if self.overlap is None:
+            self.overlap = OVERLAP if self.tile is None else min(OVERLAP, self.tile // 4)
+        if self.tile is not None:
+            self._check_tile()
+
+    def _check_tile(self):
+        multiple = self.rule['multiple']
+        least = max(self.rule['minimum'], multiple)
+        if self.tile % multiple or self.tile < least:
+            raise InputError(f'--tile is {self.tile}; for {type(self.net).__name__} it must be a multiple of {multiple}'
+                             f' and at least {least}.')
+        if not 0 <= self.overlap < self.tile:
+            raise InputError(f'--overlap is {self.overlap}; it must be at least 0 and below the tile, {self.tile}.')
 
     def __call__(self, image):
         """Restore an image in memory.
@@ -186,13 +193,24 @@ class Restorer:
         return psutil.virtual_memory().available
 
 
+def _device(name):
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
+        reason = str(error).splitlines()[0]
+        raise InputError(f'--device {name}: not usable here ({reason})') from error
+    return torch.device(name)
+
+
 def best_device():
+    """cuda, else mps, else cpu."""
     if torch.cuda.is_available():
         return 'cuda'
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 
 def is_out_of_memory(error):
+    """Whether torch ran out of memory, of a GPU or of this machine."""
     return isinstance(error, torch.OutOfMemoryError) or 'DefaultCPUAllocator' in str(error)
 
 
@@ -201,7 +219,6 @@ def _validation_options(option_file):
         return {}
     with open(option_file) as file:
         return (yaml.load(file, Loader=ordered_yaml()[0]) or {}).get('val') or {}
-
 
 
 # ---------------------------------------------------------------------- the command
@@ -313,7 +330,7 @@ def main(arguments=None):
     parser.add_argument('--tile', type=_tile, default='auto', help='largest side given to the network; 0: whole '
                         'photos; auto (default): by the free memory')
     parser.add_argument('--overlap', type=int, help=f'pixels that tiles share (default: {OVERLAP}; a quarter of '
-                        'small tiles)')
+                        f'tiles below {4 * OVERLAP})')
     parser.add_argument('--batch', type=int, default=1, help='tiles at a time (default: 1)')
     parser.add_argument('--precision', choices=DTYPES, default='fp32', help='of the network (default: fp32)')
     parser.add_argument('--device', help='cuda, cuda:1, mps, cpu (default: the best there is)')

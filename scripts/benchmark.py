@@ -4,6 +4,7 @@
     python scripts/benchmark.py step --hinge open --batch 4
     python scripts/benchmark.py data                      # readers of training data, on images it makes up
     python scripts/benchmark.py data --data photos/       # on crops of yours
+    python scripts/benchmark.py restore --weights net_g.pth --photo photo.jpg    # seams, memory, share of the network
 """
 import argparse
 import json
@@ -20,6 +21,8 @@ from noiseda_basicsr import InputError
 from noiseda_basicsr.fixes import apply_fixes
 from noiseda_data import benchmark
 from noiseda_model import benchmark as step_benchmark
+from noiseda_model import restore_benchmark
+from noiseda_model.engine import DTYPES
 
 
 def main():
@@ -27,6 +30,7 @@ def main():
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     add_step(commands)
     add_data(commands)
+    add_restore(commands)
     args = parser.parse_args()
     try:
         args.run(args)
@@ -98,6 +102,46 @@ def run_step(args):
     if args.json:
         with open(args.json, 'w') as file:
             json.dump(result, file, indent=1)
+
+
+def add_restore(commands):
+    parser = commands.add_parser('restore', help="noiseda-restore: seams, memory, and share of the network's speed")
+    parser.add_argument('--weights', required=True, help='of a trained network')
+    parser.add_argument('-opt', help='its option file, for weights that do not say what they are')
+    parser.add_argument('--photo', required=True, help='photo to restore; larger ones are made of it')
+    parser.add_argument('--tile', type=int, default=512, help='default: 512')
+    parser.add_argument('--precision', choices=DTYPES, default='fp32')
+    parser.add_argument('--overlaps', type=int, nargs='*', default=[16, 32, 64, 96], help='to measure the seams of')
+    parser.add_argument('--megapixels', type=float, nargs='*', default=[1, 10, 100], help='to measure the memory of')
+    parser.add_argument('--photos', type=int, default=4, help='of 12 megapixels, to measure the speed; 0: none')
+    parser.set_defaults(run=run_restore)
+
+
+def run_restore(args):
+    print(f'{hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu"))}; ', end='')
+    options = {'option_file': args.opt, 'tile': args.tile, 'precision': args.precision}
+    print(f'{args.weights}, tiles of {args.tile}, {args.precision}; torch {torch.__version__}', flush=True)
+    with tempfile.TemporaryDirectory() as folder, \
+            multiprocessing.get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
+        if args.overlaps:
+            print('\n| tile | overlap | largest difference to one piece, of 255 | mean |\n|---|---|---|---|')
+            photo = f'{folder}/one_megapixel.png'
+            restore_benchmark.make_photo(args.photo, 1, photo)
+            for row in restore_benchmark.seam_errors(args.weights, photo, args.tile, args.overlaps, args.opt):
+                print('| {} | {} | {:.3f} | {:.4f} |'.format(*row))
+        if args.megapixels:
+            print('\n| megapixels | peak memory, MiB |\n|---|---|')
+        for megapixels in args.megapixels:
+            source, target = f'{folder}/source.jpg', f'{folder}/target.jpg'
+            restore_benchmark.make_photo(args.photo, megapixels, source)
+            memory = pool.apply(restore_benchmark.peak_memory, (args.weights, source, target, options))
+            print(f'| {megapixels:g} | {memory / 2**20:,.0f} |', flush=True)
+        if args.photos:
+            sources = [f'{folder}/{number}.jpg' for number in range(args.photos)]
+            for source in sources:
+                restore_benchmark.make_photo(args.photo, 12, source)
+            figures = restore_benchmark.throughput(args.weights, sources, f'{folder}/restored', options)
+            print('\nfiles {:.2f} megapixels/s, bare network {:.2f}, share {:.0%}'.format(*figures))
 
 
 def hardware(device):

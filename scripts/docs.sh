@@ -3,8 +3,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
-.venv/bin/python -c 'import material, mkdocstrings, latex2mathml' 2>/dev/null \
-    || { echo "docs: run .venv/bin/pip install -c scripts/constraints.txt -e '.[docs]' --no-build-isolation first." >&2; exit 1; }
 export NO_MKDOCS_2_WARNING=1  # an advertisement, not a warning
 case ${1:-build} in
     build) exec .venv/bin/mkdocs build --strict ;;

@@ -1,8 +1,10 @@
 """The documentation builds without a warning, loads nothing from elsewhere, and says what the source says."""
+import ast
 import contextlib
 import functools
 import html
 import http.server
+import importlib
 import os
 import re
 import subprocess
@@ -96,23 +98,36 @@ def test_every_page_is_in_the_navigation():
     assert not pages - set(listed)
 
 
-def test_every_equation_the_code_cites_is_on_the_method_page(site):
-    code = (ROOT / 'noiseda_model/diffusion.py').read_text()
-    cited = set()
-    for first, last in re.findall(r'Eq\. (\d)(?:-(\d))?', code):
-        cited |= set(range(int(first), int(last or first) + 1))
-    assert cited == {1, 2, 3, 4, 5}
-    headings = re.findall(r'<h2 id="eq-(\d)', (site / 'method.html').read_text())
-    assert sorted(cited) == [int(number) for number in headings]
+def test_every_equation_stands_beside_code_that_cites_it(site):
+    sections = re.split(r'(?=<h2 id=")', (site / 'method.html').read_text())
+    shown = {}
+    for section in sections:
+        number = re.match(r'<h2 id="eq-(\d)', section)
+        if number:
+            shown[int(number[1])] = html.unescape(re.sub(r'<[^>]+>', '', section[section.index('class="highlight"'):]))
+    assert sorted(shown) == [1, 2, 3, 4, 5]
+    for number, code in shown.items():
+        assert f'Eq. {number}' in code
 
 
-def test_the_method_page_shows_the_code_as_it_is(site):
-    page = text_of(site / 'method.html')
+def test_code_on_the_method_page_is_the_code_and_links_to_its_line(site):
+    page, written = (site / 'method.html').read_text(), (ROOT / 'docs/method.md').read_text()
     code = (ROOT / 'noiseda_model/diffusion.py').read_text()
-    functions = re.findall(r'^def (\w+).*?(?=^\S|\Z)', code, re.M | re.S)
-    assert len(functions) >= 8
     for match in re.finditer(r'^def (\w+).*?(?=\n\S|\Z)', code, re.M | re.S):
-        assert ' '.join(match[0].split()) in page, match[1]
+        assert ' '.join(match[0].split()) in text_of(site / 'method.html'), match[1]
+    names = re.findall(r'^\[code: ([\w.]+)\]', written, re.M)
+    links = re.findall(r'class="source"><a href="source/(\S+?)\.html#__codelineno-0-(\d+)"', page)
+    assert len(names) == len(links) > 10
+    for name, (path, line) in zip(names, links, strict=True):
+        assert (ROOT / path).read_text().splitlines()[int(line) - 1].strip().startswith(f'def {name.split(".")[-1]}(')
+
+
+def test_code_that_moved_ends_the_build(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'docs/_hooks')
+    pages = importlib.import_module('pages')
+    for name in ('moved', 'NoiseDAModel.moved'):
+        with pytest.raises(pages.PluginError, match='nothing is called moved'):
+            pages.definition('noiseda_model/noiseda_model.py', name)
 
 
 def test_equations_are_mathml(site):
@@ -123,16 +138,30 @@ def test_equations_are_mathml(site):
     assert len(fractions) == 2  # L_dif of Eq. 3, lambda of Eq. 5
 
 
-def test_every_message_is_in_the_table(site):
-    raised = sum(len(re.findall(r'(?<!class )\bInputError\(', path.read_text()))
-                 for package in PACKAGES for path in (ROOT / package).rglob('*.py'))
-    page = (site / 'troubleshooting.html').read_text()
-    rows = re.findall(r'<tr class="message"><td>(.*?)</td><td>(.*?)</td></tr>', page, re.S)
-    assert raised == len(rows) > 100
-    assert all(wrong.strip() and remedy.strip() for wrong, remedy in rows)
-    rows = [tuple(map(html.unescape, row)) for row in rows]
-    assert ('‹name›: cannot be decoded as an image', 'Remove or replace it.') in rows
-    assert any(wrong.startswith('degradation: ‹options› must be a block, for example {type: awgn') for wrong, _ in rows)
+def template(node):
+    """The fixed text of an expression, with … for what is filled in."""
+    if isinstance(node, ast.JoinedStr):
+        return ''.join(map(template, node.values))
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return template(node.left) + template(node.right)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else '…'
+
+
+def test_every_message_has_its_remedy():
+    """Each InputError and warning has a row in docs/troubleshooting.md, and each row is of something that is said."""
+    rows = re.findall(r'^\| (`.+`) \| (.+) \|$', (ROOT / 'docs/troubleshooting.md').read_text(), re.M)
+    entries = [entry for said, _ in rows for entry in re.findall('`([^`]+)`', said)]
+    assert min(map(len, entries)) >= 7
+    nodes = [node for package in PACKAGES for path in (ROOT / package).rglob('*.py')
+             for node in ast.walk(ast.parse(path.read_text()))]
+    said = {template(node.args[0]) for node in nodes if isinstance(node, ast.Call) and node.args
+            and getattr(node.func, 'id', getattr(node.func, 'attr', None)) in ('InputError', 'warning')}
+    said = {text for text in said if len(text.replace('…', '')) > 20}
+    assert len(said) > 150
+    unexplained = [text for text in said if not any(entry in text for entry in entries)]
+    assert not unexplained, 'write what to do about them into docs/troubleshooting.md'
+    texts = {template(node) for node in nodes if isinstance(node, (ast.JoinedStr, ast.Constant, ast.BinOp))}
+    assert not [entry for entry in entries if not any(entry in text for text in texts)], 'nothing says these any more'
 
 
 def test_the_reference_has_every_module(site):
@@ -180,6 +209,9 @@ def test_pages_and_search_in_a_browser(browser, address):
         for name in ('method', 'troubleshooting', 'api/noiseda_model'):
             page.goto(f'{address}{name}.html', wait_until='load')
             assert page.locator('h1').first.is_visible()
+        page.goto(f'{address}source/noiseda_model/diffusion.py.html')
+        code = (ROOT / 'noiseda_model/diffusion.py').read_text()
+        assert page.locator('.highlight code').inner_text().split('\n')[:100] == code.split('\n')[:100]  # as it looks
         page.goto(f'{address}index.html')
         page.locator('input.md-search__input').fill('activation checkpointing')
         result = page.locator('a.md-search-result__link').first

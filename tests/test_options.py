@@ -143,5 +143,5 @@ def test_a_network_of_your_own_in_one_file(parse, tmp_path, monkeypatch):
     file.write_text('\n'.join(['my_network: !!python/name:my_network.NAME', *lines]))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(SMALLER, 'MyNetwork', {})
-    train_and_validate(parse(file), 'train_sidd')
+    train_and_validate(parse(file))
     assert OWN_NETWORK in (ROOT / 'docs/networks.md').read_text()

@@ -1,21 +1,29 @@
-"""Docstrings are written for readers of the source; this makes Markdown of what Markdown does not know."""
+"""Docstrings name things as Sphinx has it, :func:`name`; this makes them links for mkdocstrings."""
 import re
 
 import griffe
 
-ROLE = re.compile(r':(?:func|class|meth|mod|data):`~?([^`]+)`')  # :func:`name`, as Sphinx has it
-TYPE_ALONE = re.compile(r'(^ *Returns:\n +[A-Za-z][\w.\[\], |]*)$(?!\n +\S)', re.MULTILINE)  # without a description
+ROLE = re.compile(r':(?:func|class|meth|mod|data):`(~?)([^`]+)`')
 
 
 class Roles(griffe.Extension):
-    def on_object(self, *, obj, **_):
-        if obj.docstring:
-            obj.docstring.value = TYPE_ALONE.sub(r'\1:', plain(obj.docstring.value))
-
-    def on_package(self, *, pkg, **options):  # the outermost module is no object to on_object
-        self.on_object(obj=pkg, **options)
+    def on_package(self, *, pkg, **_):  # by then every name can be resolved
+        _link(pkg)
 
 
-def plain(text):
-    """The text with the names of roles left out."""
-    return ROLE.sub(r'`\1`', text)
+def _link(item):
+    if item.docstring:
+        item.docstring.value = ROLE.sub(lambda match: _reference(item, *match.groups()), item.docstring.value)
+    for member in item.members.values():
+        if not member.is_alias:
+            _link(member)
+
+
+def _reference(item, short, name):
+    """A link where the reference has the name, else the name alone."""
+    try:
+        path = item.resolve(name)
+    except griffe.NameResolutionError:
+        path = name
+    shown = name.rpartition('.')[2] if short else name
+    return f'<autoref optional identifier="{path}"><code>{shown}</code></autoref>'

@@ -1,11 +1,11 @@
 """The command noiseda-report."""
 import argparse
+import contextlib
 import html
 import json
 import math
 import os
 import sys
-import tempfile
 import time
 from importlib import metadata, resources
 from os import path as osp
@@ -44,8 +44,8 @@ def main(arguments=None):
     parser.add_argument('--show', type=int, default=24, help='images to show; all are measured (default: 24)')
     parser.add_argument('--max-side', type=int, default=1024,
                         help='larger images are cut to this size, where the versions differ most (default: 1024)')
-    parser.add_argument('--max-mb', type=float, default=40,
-                        help='megabytes of pictures; they are PNGs if these fit, else JPEGs (default: 40)')
+    parser.add_argument('--max-mb', type=float, default=25,
+                        help='megabytes of pictures: PNGs if these fit, else JPEGs, else fewer (default: 25)')
     args = parser.parse_args(arguments)
     try:
         run(args)
@@ -67,8 +67,9 @@ def run(args):
     }
     for each in report['runs']:
         each['curves'] = thin(each['curves'])
-    pictures = _add_images(report, args) if args.results else {}
-    write_page(args.out, report, pictures)
+    with replacing(args.out) as file:  # opened before anything is measured: it may be a place one cannot write to
+        pictures = _add_images(report, args) if args.results else {}
+        write_page(file, report, pictures)
     print(f'{args.out}: {osp.getsize(args.out) / 1e6:.1f} MB. Open it in a browser.')
     for note in report['notes']:
         print(note)
@@ -89,7 +90,7 @@ def _named(texts, option):
         if not equals or os.sep in name:
             name, path = osp.basename(osp.abspath(text)), text
         if name in named:
-            raise InputError(f'{option}: {name} is there twice; give each a name, as first={named[name]}.')
+            raise InputError(f'{option}: {name} is there twice; give one another name, as other={path}.')
         named[name] = path
     return named
 
@@ -109,8 +110,9 @@ def _add_images(report, args):
         figures = measured[name].figures
         return figures[last]['PSNR'] - figures[reference]['PSNR']
 
-    shown = choose(measured, args.show, gain if args.gt and last != reference else None)
-    pictures, encoding = encode_all(shown, versions, measured, args.max_side, args.max_mb * 1e6)
+    by_gain = args.gt and last != reference
+    pictures, encoding = encode_all(lambda count: choose(measured, count, gain if by_gain else None), args.show,
+                                    versions, measured, args.max_side, args.max_mb * 1e6)
     report.update(versions=[version.label for version in versions], metrics=list(metrics), reference=reference,
                   definition={name: text for name, text in definition(metrics).items() if name in metrics})
     for name, image in measured.items():
@@ -120,7 +122,7 @@ def _add_images(report, args):
             entry.update(window=[left, top, width, height], focus=[image.focus[1] - left, image.focus[0] - top],
                          thumbnail=thumbnail(versions[min(1, len(versions) - 1)].read(name)))
         report['images'].append(entry)
-    report['notes'] = _notes(report['images'], shown, encoding, args.gt and last != reference, reference, last)
+    report['notes'] = _notes(report['images'], args.show, encoding, by_gain, reference, last)
     return pictures
 
 
@@ -130,61 +132,65 @@ def _finite(figures):
             for label, row in figures.items()}
 
 
-def _notes(images, shown, encoding, by_gain, reference, last):
+def _notes(images, wanted, encoding, by_gain, reference, last):
     """What was done to the pictures, in sentences."""
     notes = [f'Pictures are {encoding.words}.']
     if images[0]['figures']:
         notes.append('Figures are measured on whole images, in RGB, 8 bit; means are over images.')
-    if len(shown) < len(images):
+    is_whole = [image['window'][2:] == image['size'] for image in images if 'window' in image]
+    shown = len(is_whole)
+    if shown < len(images):
         over = f'the gain of {last} over {reference}, lowest and highest included' if by_gain else 'the names'
-        notes.append(f'{len(shown)} of {len(images)} images are shown, evenly spread over {over}.')
-    cut = sum('window' in image and image['window'][2:] != image['size'] for image in images)
-    if cut:
-        notes.append(f'{cut} of the pictures are the part of an image where '
+        notes.append(f'{shown} of {len(images)} images are shown, evenly spread over {over}.')
+    if shown < min(wanted, len(images)):
+        notes.append('More would be larger than --max-mb.')
+    if not all(is_whole):
+        notes.append(f'{shown - sum(is_whole)} of the pictures are the part of an image where '
                      f'{"the versions differ" if last == reference else f"{reference} and {last} differ"} most.')
     return notes
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A file to write, which takes the place of ``path`` when it is complete, and leaves nothing when it is not.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    partial = f'{path}.partial'
+    try:
+        os.makedirs(osp.dirname(osp.abspath(path)), exist_ok=True)
+        with open(partial, 'w', encoding='utf-8') as file:
+            yield file
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f'{path}: cannot be written ({error}).') from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
 
 
 def write_page(file, report, pictures):
     """Write the page.
 
     Args:
-        file (str): Replaced when the new one is complete.
+        file (TextIO): Of the page.
         report (dict): What page.js reads; any text in it is safe, as it becomes JSON, and text nodes from there.
         pictures (dict): name -> {version: data URI}.
-
-    Raises:
-        InputError: It cannot be written.
     """
     here = resources.files(__package__)
     parts = {name: (here / f'page.{name}').read_text(encoding='utf-8') for name in ('html', 'css', 'js')}
     head, tail = parts['html'].split('<!-- data -->')
-    head = head.replace('{{title}}', html.escape(report['title'])).replace('/* css */', parts['css'])
-    tail = tail.replace('/* js */', parts['js'])
-    folder = osp.dirname(osp.abspath(file))
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.NamedTemporaryFile('w', encoding='utf-8', dir=folder, suffix='.part', delete=False) as page:
-            page.write(head)
-            page.write(f'<script type="application/json" id="report">{_json(report)}</script>\n')
-            for number, image in enumerate(report['images']):
-                for place, version in enumerate(report['versions']):
-                    if image['name'] in pictures:
-                        uri = pictures[image['name']][version]
-                        page.write(f'<script type="text/plain" id="picture-{number}-{place}">{uri}</script>\n')
-            page.write(tail)
-        os.chmod(page.name, 0o666 & ~_umask())
-        os.replace(page.name, file)
-    except OSError as error:
-        raise InputError(f'{file}: cannot be written ({error.strerror}).') from error
+    file.write(head.replace('{{title}}', html.escape(report['title'])).replace('/* css */', parts['css']))
+    file.write(f'<script type="application/json" id="report">{_json(report)}</script>\n')
+    for number, image in enumerate(report['images']):
+        for place, version in enumerate(report['versions']):
+            if image['name'] in pictures:
+                uri = pictures[image['name']][version]
+                file.write(f'<script type="text/plain" id="picture-{number}-{place}">{uri}</script>\n')
+    file.write(tail.replace('/* js */', parts['js']))
 
 
 def _json(value):
     """JSON that can stand in a script element: nothing in it begins a tag."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False).replace('<', '\\u003c')
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

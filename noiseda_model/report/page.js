@@ -28,11 +28,12 @@ const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const mean = values => values.reduce((sum, value) => sum + value, 0) / values.length;
 const number = value => value === 'inf' ? Infinity : Number(value);  // JSON has no infinity
 const swatch = color => el('span', {class: 'swatch', color, 'aria-hidden': 'true'});
-const signed = (value, digits) => (value < 0 ? '\u2212' : '+') + Math.abs(value).toFixed(digits);
 
 function show(value, digits) {
-  return Number.isFinite(value) ? value.toFixed(digits) : value === Infinity ? '\u221e' : '\u2013';
+  if (!Number.isFinite(value)) return value === Infinity ? '\u221e' : '\u2013';
+  return value.toFixed(digits).replace('-', '\u2212');
 }
+const signed = (value, digits) => (value >= 0 ? '+' : '') + show(value, digits);
 
 // Versions and runs of the same name have the same colour.
 const labels = [...new Set([...measured, ...report.runs.map(run => run.label)])];
@@ -75,44 +76,45 @@ function showTip(text, x, y) {
   tip.style.top = `${y - box.height - 12 < 4 ? y + 18 : y - box.height - 12}px`;
 }
 const hideTip = () => { tip.hidden = true; };
+document.addEventListener('scroll', hideTip, {passive: true});
+document.addEventListener('pointerdown', hideTip, {capture: true});  // a finger leaves no other way
 
 // ---------------------------------------------------------------- figures
 
 const figure = (image, version, metric) => number(image.figures[version][metric]);
 const gain = (image, version, metric, reference) => figure(image, version, metric) - figure(image, reference, metric);
 
+// A small table: a row of headings, then rows that begin with a version.
+function summary(name, heads, rows) {
+  return el('div', {class: 'scroll summary', tabindex: 0, role: 'region', 'aria-label': name}, el('table', {},
+    el('thead', {}, el('tr', {}, ...heads.map(text => el('th', {scope: 'col'}, text)))),
+    el('tbody', {}, ...rows.map(([version, ...cells]) => el('tr', {},
+      el('th', {scope: 'row'}, swatch(colour(version)), version), ...cells)))));
+}
+
 function meanTable() {
-  const rows = measured.map(version => report.metrics.map(
-    metric => mean(report.images.map(image => figure(image, version, metric)))));
-  const best = report.metrics.map((metric, at) => {
-    const column = rows.map(row => row[at]);
-    return HIGHER_IS_BETTER[metric] ? Math.max(...column) : Math.min(...column);
-  });
-  return el('div', {class: 'scroll summary', tabindex: 0, role: 'region', 'aria-label': 'Means'}, el('table', {},
-    el('thead', {}, el('tr', {}, el('th', {scope: 'col'}, `mean of ${report.images.length}`), ...report.metrics.map(
-      metric => el('th', {scope: 'col'}, metric, HIGHER_IS_BETTER[metric] ? ' \u2191' : ' \u2193')))),
-    el('tbody', {}, ...rows.map((row, at) => el('tr', {},
-      el('th', {scope: 'row'}, swatch(colour(measured[at])), measured[at]),
-      ...row.map((value, place) => el('td', {class: value === best[place] ? 'best' : null},
-        show(value, DIGITS[report.metrics[place]]))))))));
+  const columns = report.metrics.map(
+    metric => measured.map(version => mean(report.images.map(image => figure(image, version, metric)))));
+  const best = columns.map((column, at) => (HIGHER_IS_BETTER[report.metrics[at]] ? Math.max : Math.min)(...column));
+  const heads = report.metrics.map(metric => `${metric} ${HIGHER_IS_BETTER[metric] ? '\u2191' : '\u2193'}`);
+  return summary('Means', [`mean of ${report.images.length}`, ...heads],
+    measured.map((version, row) => [version, ...columns.map((column, at) =>
+      el('td', {class: column[row] === best[at] ? 'best' : null}, show(column[row], DIGITS[report.metrics[at]])))]));
 }
 
 // How often and by how much each version is better than the reference.
 function gainTable(versions, reference, metric) {
   const sign = HIGHER_IS_BETTER[metric] ? 1 : -1, digits = DIGITS[metric];
-  const rows = versions.map(version => {
-    const gains = report.images.map(image => gain(image, version, metric, reference)).filter(value => !Number.isNaN(value));
-    const average = mean(gains);
-    const variance = gains.reduce((sum, value) => sum + (value - average) ** 2, 0) / (gains.length - 1);
-    const error = Math.sqrt(variance / gains.length);
-    return el('tr', {}, el('th', {scope: 'row'}, swatch(colour(version)), version),
-      el('td', {}, `${gains.filter(value => value * sign > 0).length} of ${report.images.length}`),
-      el('td', {}, Number.isFinite(average) ? signed(average, digits) : show(average, digits)),
-      el('td', {}, show(error, digits)));
-  });
-  const heads = [`against ${reference}`, 'better on', `mean ${metric} difference`, 'standard error'];
-  return el('div', {class: 'scroll summary', tabindex: 0, role: 'region', 'aria-label': 'Gains'}, el('table', {},
-    el('thead', {}, el('tr', {}, ...heads.map(text => el('th', {scope: 'col'}, text)))), el('tbody', {}, ...rows)));
+  return summary('Gains', [`${metric} against ${reference}`, 'better on', 'mean difference', 'std. error'],
+    versions.map(version => {
+      const gains = report.images.map(image => gain(image, version, metric, reference))
+        .filter(value => !Number.isNaN(value));
+      const average = mean(gains);
+      const variance = mean(gains.map(value => (value - average) ** 2)) * gains.length / (gains.length - 1);
+      return [version, `${gains.filter(value => value * sign > 0).length} of ${report.images.length}`,
+        signed(average, digits), show(Math.sqrt(variance / gains.length), digits)].map(
+        (cell, at) => at ? el('td', {}, cell) : cell);
+    }));
 }
 
 // ---------------------------------------------------------------- viewer
@@ -123,18 +125,18 @@ const CROP = 96;  // image pixels that a crop shows at least, before zooming
 function viewer() {
   const shown = report.images.map((image, at) => ({...image, at})).filter(image => image.window);
   const restored = report.versions.filter(version => version !== 'degraded' && version !== 'truth');
+  const isAlone = report.versions.length === 1;  // nothing to compare it with
   const state = {
-    image: 0, split: 0.5, scale: 1, x: 0, y: 0, mode: 'Slider',
+    image: 0, split: isAlone ? 1 : 0.5, scale: 1, x: 0, y: 0, mode: 'Slider',
     a: restored.length > 1 ? restored[0] : report.versions[0], b: restored[restored.length - 1],
   };
-  const blobs = new Map();  // of the image on show
   const layer = () => el('div', {class: 'layer'}, el('img', {alt: '', draggable: 'false'}));
   const layers = [layer(), layer()];
   const handle = el('div', {class: 'handle', role: 'slider', tabindex: 0, 'aria-valuemin': 0, 'aria-valuemax': 100,
     'aria-orientation': 'horizontal'});
   const tags = [el('span', {class: 'tag left'}), el('span', {class: 'tag right'})];
   const frame = el('div', {class: 'frame'});
-  const stage = el('div', {class: 'stage', tabindex: 0, role: 'group'},
+  const stage = el('div', {class: isAlone ? 'stage alone' : 'stage', tabindex: 0, role: 'group'},
     el('div', {class: 'layers'}, ...layers), frame, ...tags, handle);
   const panes = report.versions.map(version => {
     const view = el('div', {class: 'view'}, el('img', {alt: '', draggable: 'false'}));
@@ -148,16 +150,14 @@ function viewer() {
   const size = () => current().window.slice(2);
   const stageSize = () => [stage.clientWidth, stage.clientHeight];
   const fitScale = () => Math.min(...stageSize().map((side, axis) => side / size()[axis]));
-  // Crops are enlarged more than the stage, in a fixed proportion: twice or so when it shows the whole image.
-  const paneScale = () => state.scale * Math.max(1, Math.min(2, panes[0].view.clientWidth / CROP) / fitScale());
+  // Crops are enlarged more than the stage, in a fixed proportion, up to where they are twice as near as at first.
+  const paneScale = () => {
+    const nearest = Math.max(state.scale, 2 * panes[0].view.clientWidth / CROP);
+    return Math.min(nearest, state.scale * Math.max(1, Math.min(2, panes[0].view.clientWidth / CROP) / fitScale()));
+  };
 
-  function picture(version) {
-    if (!blobs.has(version)) {
-      const text = document.getElementById(`picture-${current().at}-${report.versions.indexOf(version)}`).textContent;
-      blobs.set(version, text);
-    }
-    return blobs.get(version);
-  }
+  const picture = version =>
+    document.getElementById(`picture-${current().at}-${report.versions.indexOf(version)}`).textContent;
 
   // Where the image's corner lies in a view of these sides: centred on (x, y), without a gap at the borders.
   function corner(scale, sides) {
@@ -222,7 +222,6 @@ function viewer() {
 
   function setImage(index) {
     state.image = (index + shown.length) % shown.length;
-    blobs.clear();
     const image = current();
     [state.x, state.y] = image.focus;
     const [width, height] = size();
@@ -283,7 +282,7 @@ function viewer() {
       node.setPointerCapture(event.pointerId);
       down.set(event.pointerId, [event.clientX, event.clientY]);
       start = [event.clientX, event.clientY];
-      isSplit = node === stage && state.mode === 'Slider'
+      isSplit = node === stage && !isAlone && state.mode === 'Slider' && down.size === 1
         && (event.target === handle || !stage.classList.contains('zoomed'));
       if (down.size === 2) spread = apart();
     });
@@ -350,14 +349,17 @@ function viewer() {
       onclick: () => setImage(at)}, el('img', {src: image.thumbnail, alt: '', loading: 'lazy', decoding: 'async'}))));
   const button = (text, label, onclick) => el('button', {type: 'button', 'aria-label': label, onclick}, text);
   section('images', 'Images',
-    el('p', {class: 'note'}, 'Drag the line to compare. The crops show the framed part of every version; a click moves '
-      + 'the frame. Zoom with the buttons, a pinch, a double click or Ctrl and wheel, then drag to move.'),
+    el('p', {class: 'note'},
+      (isAlone ? '' : 'Drag the line to compare. The crops show the framed part of every version. ')
+      + 'A click moves the frame. Zoom with the buttons, a pinch, a double click or Ctrl and wheel, then drag.'),
     el('div', {class: 'bar'},
       el('span', {class: 'group'}, button('\u2039', 'Previous image', () => setImage(state.image - 1)),
         button('\u203a', 'Next image', () => setImage(state.image + 1))), picker,
-      select('left', report.versions, state.a, value => { state.a = value; setVersions(); }),
-      select('right', report.versions, state.b, value => { state.b = value; setVersions(); }),
-      choice('Comparison', ['Slider', 'Difference \u00d7 8'], 'Slider', value => { state.mode = value; draw(); }),
+      ...(isAlone ? [] : [
+        select('left', report.versions, state.a, value => { state.a = value; setVersions(); }),
+        select('right', report.versions, state.b, value => { state.b = value; setVersions(); }),
+        choice('Comparison', ['Slider', 'Difference \u00d7 8'], 'Slider', value => { state.mode = value; draw(); }),
+      ]),
       el('span', {class: 'group push', role: 'group', 'aria-label': 'Zoom'},
         button('\u2212', 'Zoom out', () => zoom(1 / 1.5)), button('Fit', 'Whole image', () => zoom(0)),
         button('1:1', 'One pixel a pixel', () => zoom(1 / devicePixelRatio / state.scale)),
@@ -393,7 +395,7 @@ function perImageTable(state, view) {
         value: image => figure(image, version, state.metric), text: value => show(value, DIGITS[state.metric])})),
       ...gains.map(version => ({title: `${version} \u2212 ${state.reference}`, isGain: true,
         value: image => gain(image, version, state.metric, state.reference),
-        text: value => Number.isFinite(value) ? signed(value, DIGITS[state.metric]) : '\u2013'})),
+        text: value => signed(value, DIGITS[state.metric])})),
     ];
   }
 
@@ -457,24 +459,25 @@ function tickStep(low, high, count) {
   return [1, 2, 5, 10].map(factor => factor * power).find(value => value >= rough * 0.999);
 }
 
-function ticks(low, high, count) {
-  const step = tickStep(low, high, count), found = [];
+function ticks(low, high, step) {
+  const found = [];
   for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at++) found.push(at * step);
   return found;
 }
 
 // A tick's label, with the decimals that tell it from the next one.
 function short(value, step = Math.abs(value)) {
-  const size = Math.abs(value);
-  if (size === 0) return '0';
+  const size = Math.abs(value), decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  if (size < step * 1e-6) return '0';
   if (size >= 1e6) return `${+(value / 1e6).toPrecision(4)}M`;
   if (size >= 1e4) return `${+(value / 1e3).toPrecision(4)}k`;
-  const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
-  return (step < 1e-4 && size < 1e-2 ? value.toExponential(0) : value.toFixed(decimals)).replaceAll('-', '\u2212');
+  const digits = Math.floor(Math.log10(size) + 1e-9) + decimals;  // after the first one
+  return (decimals > 4 ? value.toExponential(Math.max(0, digits)) : value.toFixed(decimals)).replaceAll('-', '\u2212');
 }
 const precise = value => String(+value.toPrecision(5)).replaceAll('-', '\u2212');
 
-// A figure that draws itself anew when its width changes. paint(canvas) adds to canvas.svg, see below.
+// A figure that draws itself anew when its width changes. paint(canvas) adds to canvas.svg and sets canvas.read, which
+// makes the words for a pointer at x.
 function plot(title, note, description, paint, margins) {
   const canvas = {svg: svg('svg', {role: 'img', 'aria-label': description}), left: 46, right: 10, top: 12, bottom: 24,
     ...margins};
@@ -484,13 +487,21 @@ function plot(title, note, description, paint, margins) {
     canvas.width = canvas.svg.clientWidth;
     canvas.height = canvas.svg.clientHeight;
     canvas.svg.replaceChildren();
+    canvas.read = null;
     if (canvas.width) paint(canvas);
   };
+  const read = event => {
+    const x = event.clientX - canvas.svg.getBoundingClientRect().left;
+    if (canvas.read) showTip(canvas.read(x), event.clientX, event.clientY);
+  };
+  for (const kind of ['pointermove', 'pointerdown']) canvas.svg.addEventListener(kind, read);
+  canvas.svg.addEventListener('pointerleave', event => { if (event.pointerType !== 'touch') hideTip(); });
   new ResizeObserver(draw).observe(node);
   return {node, draw};
 }
 
-// Axes with a scale each: {low, high, log}; returns the functions from a value to a pixel. Without y there is none.
+// Axes with a scale each: {low, high, count of ticks, log}; returns the functions from a value to a pixel. There may be
+// no y.
 function axes(canvas, x, y) {
   const {left, right, top, bottom, width, height} = canvas;
   const position = (axis, from, to) => value => {
@@ -500,17 +511,18 @@ function axes(canvas, x, y) {
   const toX = position(x, left, width - right), toY = y && position(y, height - bottom, top);
   const marks = axis => {
     if (!axis.log) {
-      const step = tickStep(axis.low, axis.high, 4);
-      return ticks(axis.low, axis.high, 4).map(value => [value, short(value, step)]);
+      const step = tickStep(axis.low, axis.high, axis.count);
+      return ticks(axis.low, axis.high, step).map(value => [value, short(value, step)]);
     }
     const ends = [Math.floor(Math.log10(axis.low)), Math.ceil(Math.log10(axis.high))];
-    const powers = ticks(...ends, 4).filter(Number.isInteger).map(power => 10 ** power);
+    const powers = ticks(...ends, Math.max(1, tickStep(...ends, 4))).map(power => 10 ** power);
     const inside = powers.filter(value => value >= axis.low && value <= axis.high);
     return (inside.length > 1 ? inside : [axis.low, axis.high]).map(value => [value, short(value)]);
   };
   for (const [value, text] of y ? marks(y) : []) {
-    canvas.svg.append(svg('line', {class: 'grid', x1: left, x2: width - right, y1: toY(value), y2: toY(value)}),
-      svg('text', {x: left - 6, y: toY(value) + 4, 'text-anchor': 'end'}, text));
+    const [kind, at] = [text === '0' ? 'axis' : 'grid', toY(value)];
+    canvas.svg.append(svg('line', {class: kind, x1: left, x2: width - right, y1: at, y2: at}),
+      svg('text', {x: left - 6, y: at + 4, 'text-anchor': 'end'}, text));
   }
   for (const [value, text] of marks(x)) {
     const at = toX(value), anchor = at > width - right - 14 ? 'end' : at < left + 8 ? 'start' : 'middle';
@@ -527,7 +539,7 @@ function histogram(title, note, series, digits) {
   const all = series.flatMap(each => each.values).filter(Number.isFinite);
   let low = Math.min(...all), high = Math.max(...all);
   if (!(low < high)) [low, high] = all.length ? [low - 0.5, high + 0.5] : [0, 1];
-  const count = clamp(Math.round(2 * Math.sqrt(all.length / series.length)), 8, 30);
+  const count = clamp(Math.round(3 * Math.sqrt(all.length / series.length)), 10, 40);
   const step = tickStep(low, high, count);
   const first = Math.floor(low / step + 1e-9), bins = Math.max(1, Math.ceil(high / step - 1e-9) - first);
   const counted = series.map(each => {
@@ -541,31 +553,25 @@ function histogram(title, note, series, digits) {
   const named = each => `${each.label}: mean ${show(mean(each.values), digits)}`;
   const words = `Histogram of ${title}. ${series.map(named).join('; ')}`;
   const made = plot(title, note, words, canvas => {
-    const [toX] = axes(canvas, {low: first * step, high: (first + bins) * step}, null);
-    if (first < 0 && first + bins > 0) {
-      canvas.svg.append(svg('line', {class: 'axis', x1: toX(0), x2: toX(0), y1: canvas.top, y2: canvas.height - canvas.bottom}));
-    }
+    const [toX] = axes(canvas, {low: first * step, high: (first + bins) * step, count: 6}, null);
     series.forEach((each, at) => {
       const base = canvas.top + row * (at + 1) - 4, add = (tag, ...rest) => canvas.svg.append(svg(tag, ...rest));
       const corners = counted[at].flatMap((value, bin) => [bin, bin + 1].map(
         edge => [toX((first + edge) * step), base - value / highest * (row - 22)]));
       add('path', {class: 'area', color: each.color,
         d: path([[corners[0][0], base], ...corners, [corners[corners.length - 1][0], base]]) + 'Z'});
-      const average = mean(each.values);
-      if (Number.isFinite(average)) {
-        add('line', {class: 'mean', color: each.color, x1: toX(average), x2: toX(average), y1: base - row + 20, y2: base});
-      }
+      const mark = (value, kind) => add('line', {class: kind, color: each.color, x1: toX(value), x2: toX(value),
+        y1: base - row + 20, y2: base});
+      if (first < 0 && first + bins > 0) mark(0, 'axis');
+      if (Number.isFinite(mean(each.values))) mark(mean(each.values), 'mean');
       add('text', {class: 'name', x: canvas.left, y: base - row + 15}, named(each));
     });
-    canvas.svg.onpointermove = event => {
-      const x = event.clientX - canvas.svg.getBoundingClientRect().left;
+    canvas.read = x => {
       const share = (x - canvas.left) / (canvas.width - canvas.left - canvas.right);
       const bin = clamp(Math.floor(share * bins), 0, bins - 1);
       const range = [bin, bin + 1].map(edge => ((first + edge) * step).toFixed(digits)).join(' to ');
-      showTip([range, ...series.map((each, at) => `${each.label}: ${counted[at][bin]}`)].join('\n'), event.clientX,
-        event.clientY);
+      return [range, ...series.map((each, at) => `${each.label}: ${counted[at][bin]}`)].join('\n');
     };
-    canvas.svg.onpointerleave = hideTip;
   }, {left: 8});
   made.node.querySelector('svg').style.height = `${row * series.length + 36}px`;
   return made;
@@ -597,12 +603,16 @@ function curves(title, series, look, isNoisy) {
       return;
     }
     let low = Math.min(...values), high = Math.max(...values);
-    const margin = low === high ? Math.abs(low) * 0.1 || 0.5 : (high - low) * 0.05;
     if (look.log) [low, high] = low === high ? [low / 2, high * 2] : [low, high];
-    else [low, high] = [low >= 0 ? Math.max(0, low - margin) : low - margin, high + margin];
+    else {
+      const near = 3 * (high - low) || Infinity;  // 0 is then in the plot
+      const margin = 0.05 * (high - low || Math.abs(low) || 1);
+      [low, high] = [low >= 0 && low < near ? 0 : low - margin, high <= 0 && -high < near ? 0 : high + margin];
+    }
     const from = Math.min(...steps), to = Math.max(...steps);
-    const [toX, toY] = axes(canvas, {low: from === to ? from - 1 : from, high: to}, {low, high, log: look.log});
-    const few = series.every(each => each.steps.length <= 30);
+    const [toX, toY] = axes(canvas, {low: from < to ? from : Math.min(0, to - 1), high: to, count: 5},
+      {low, high, count: 5, log: look.log});
+    const few = series.every(each => each.steps.length <= 15);
     const smoothing = isNoisy && !few ? look.smoothing : 0;
     for (const each of series) {
       const points = values => each.steps.map((step, at) => [step, values[at]]).filter(([, value]) => usable(value))
@@ -613,21 +623,18 @@ function curves(title, series, look, isNoisy) {
       add('path', {class: 'curve', d: path(line)});
       if (few) line.forEach(([cx, cy]) => add('circle', {class: 'dot', r: 3, cx, cy}));
     }
-    const cursor = svg('line', {class: 'axis', y1: canvas.top, y2: toY(low), visibility: 'hidden'});
+    const cursor = svg('line', {class: 'axis cursor', y1: canvas.top, y2: canvas.height - canvas.bottom});
     canvas.svg.append(cursor);
-    canvas.svg.onpointermove = event => {
-      const x = event.clientX - canvas.svg.getBoundingClientRect().left;
+    canvas.read = x => {
       const found = series.map(each => {
         const at = each.steps.reduce((best, step, place) =>
           Math.abs(toX(step) - x) < Math.abs(toX(each.steps[best]) - x) ? place : best, 0);
         return {label: each.label, step: each.steps[at], value: each.values[at]};
       });
       for (const name of ['x1', 'x2']) cursor.setAttribute(name, toX(found[0].step));
-      cursor.setAttribute('visibility', 'visible');
-      showTip(found.map(each => `${each.label}, iteration ${each.step}: ${each.value === null ? 'not finite'
-        : precise(each.value)}`).join('\n'), event.clientX, event.clientY);
+      return found.map(each => `${each.label}, iteration ${each.step}: ${each.value === null ? 'not finite'
+        : precise(each.value)}`).join('\n');
     };
-    canvas.svg.onpointerleave = () => { hideTip(); cursor.setAttribute('visibility', 'hidden'); };
   });
 }
 
@@ -673,7 +680,8 @@ const GROUPS = [
     + 'network. l_con: hinge between both swaps of the residuals (Eq. 3); gap: what it acts on, before the hinge.'],
   ['Weight of the adaptation', /^lambda$/, false, 'Weight of the diffusion loss; it rises to about beta (Eq. 5).'],
   ['Shortcut monitor', /^shortcut_/, false, 'Rise of the noise-prediction error when one restored image is replaced by noise '
-    + 'or by its blurred copy. Blur near 0: the diffusion network does not use the detail of that image.'],
+    + 'or by its blurred copy. Blur near 0: the diffusion network does not use the detail of that image; below: it '
+    + 'prefers it blurred.'],
   ['Gradient norms', /^grad_/, true, 'grad_pix and grad_dif_*: what each loss sends to the restored images. grad_g, '
     + 'grad_diffusion: of the weights.'],
   ['Other', /./, true, ''],

@@ -1,7 +1,7 @@
 """Images as they stand in a page: which ones, which part of them, and in what encoding.
 
 Pixels are shown as they are wherever that fits: PNG. Images too large are cut, not shrunk, to where the versions differ
-most; too many are thinned out, evenly over the gain; and what is still too much for the page becomes JPEG.
+most; too many are thinned out, evenly over the gain; what is still too much for the page becomes JPEG, and then fewer.
 """
 import base64
 from typing import NamedTuple
@@ -29,9 +29,11 @@ class Encoding(NamedTuple):
 
 
 def jpeg(quality):
+    """The :class:`Encoding` as a JPEG of this quality."""
     parameters = (cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
                   cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
-    return Encoding('image/jpeg', '.jpg', parameters, f'JPEG of quality {quality} (4:4:4), so not exact')
+    return Encoding('image/jpeg', '.jpg', parameters, f'JPEG of quality {quality} (4:4:4), so not exact: as PNG they '
+                                                      'are larger than --max-mb')
 
 
 PNG = Encoding('image/png', '.png', (cv2.IMWRITE_PNG_COMPRESSION, 6), 'PNG: exact pixels')
@@ -73,11 +75,12 @@ def thumbnail(image):
     return jpeg(80)(small)
 
 
-def encode_all(names, versions, measured, side, limit):
-    """Pictures of every version of the named images, in the most exact encoding that fits.
+def encode_all(pick, count, versions, measured, side, limit):
+    """Pictures of every version of some images, in the most exact encoding that fits; of fewer images if none does.
 
     Args:
-        names (list[str]): Images to show.
+        pick (Callable): int -> names of so many images.
+        count (int): Of the images to show.
         versions (list[Version]): Of each.
         measured (dict): name -> Measured.
         side (int): Of the largest picture.
@@ -87,18 +90,26 @@ def encode_all(names, versions, measured, side, limit):
         tuple: {name: {label: data URI}} and the :class:`Encoding` used.
 
     Raises:
-        InputError: They do not fit.
+        InputError: Not even one image fits.
     """
-    for encoding in ENCODINGS:
-        pictures, total = {}, 0
-        for name in names:
-            top, left, height, width = window(measured[name], side)
-            pictures[name] = {version.label: encoding(version.read(name)[top:top + height, left:left + width])
-                              for version in versions}
-            total += sum(map(len, pictures[name].values()))
-            if total > limit:
-                break
-        else:
-            return pictures, encoding
-    raise InputError(f'The pictures are larger than the {limit / 1e6:.0f} MB of --max-mb even as JPEGs of quality '
-                     f'{JPEG_QUALITIES[-1]}. Lower --show ({len(names)} images) or --max-side ({side}).')
+    while count:
+        names = pick(count)
+        for encoding in ENCODINGS:
+            if pictures := _encode(names, versions, measured, side, encoding, limit):
+                return pictures, encoding
+        count = len(names) // 2
+    raise InputError(f'The pictures of one image are larger than the {limit / 1e6:g} MB of --max-mb even as JPEGs of '
+                     f'quality {JPEG_QUALITIES[-1]}. Raise it, or lower --max-side ({side}).')
+
+
+def _encode(names, versions, measured, side, encoding, limit):
+    """{name: {label: data URI}}, or None if they are larger than the limit."""
+    pictures, total = {}, 0
+    for name in names:
+        top, left, height, width = window(measured[name], side)
+        pictures[name] = {version.label: encoding(version.read(name)[top:top + height, left:left + width])
+                          for version in versions}
+        total += sum(map(len, pictures[name].values()))
+        if total > limit:
+            return None
+    return pictures

@@ -36,8 +36,8 @@ def read_run(folder, label):
         with open(file, encoding='utf-8', errors='replace') as opened:
             options.append([osp.basename(file), opened.read()])
     if not curves and not options:
-        raise InputError(f'--runs: {folder} holds no option file (*.yml), and neither it nor {beside} TensorBoard '
-                         'events. Give experiments/NAME of a training run.')
+        raise InputError(f'--runs: {folder} holds no option file (*.yml), and neither it nor {beside} curves of '
+                         'TensorBoard. Give experiments/NAME of a training run.')
     return {'label': label, 'curves': curves, 'options': options}
 
 

@@ -61,7 +61,7 @@ def open_versions(results, lq=None, gt=None, template=None):
         raise InputError(f'{taken.pop()}= is a name that the page gives itself (to --lq and --gt); choose another one.')
     if template is not None and '{}' not in template:
         raise InputError(f'--filename-tmpl {template}: must hold {{}}, for the name of the photo.')
-    sources = ([(DEGRADED, lq, '--lq')] if lq else []) + [(label, path, label) for label, path in results.items()]
+    sources = ([(DEGRADED, lq, '--lq')] if lq else []) + [(label, path, 'results') for label, path in results.items()]
     sources += [(TRUTH, gt, '--gt')] if gt else []
     stores = {label: open_one(path, option) for label, path, option in sources}
     reference = stores[DEGRADED if lq else TRUTH if gt else next(iter(results))]
@@ -77,9 +77,10 @@ def open_versions(results, lq=None, gt=None, template=None):
 
 
 def find_template(reference, store):
-    """How the keys of ``store`` come from those of ``reference``: something before ``{}`` and something after it.
+    """How the keys of ``store`` come from those of ``reference``: the name, ``{}``, and what stands around it.
 
-    BasicSR's test writes ``visualization/DATASET/NAME_SUFFIX.png``; the suffix and the folders may be left unsaid.
+    BasicSR's test writes ``visualization/DATASET/NAME_SUFFIX.png``, its validation
+    ``visualization/NAME/NAME_ITERATION.png``; the suffix and the folders may be left unsaid.
 
     Raises:
         InputError: No such rule, or several.
@@ -89,6 +90,7 @@ def find_template(reference, store):
         return '{}'
     longest = max(names, key=len)  # the one least likely to be a part of a wrong key
     found = {key[:at] + '{}' + key[at + len(longest):] for key in keys for at in _places(longest, key)}
+    found |= {key.replace(longest, '{}') for key in keys if longest in key}
     found = sorted(rule for rule in found if all(rule.replace('{}', name) in keys for name in names))
     if not found:
         raise InputError(f'{store.path} ({len(keys)} images, {store.keys[0]} for example) does not hold an image for '
@@ -96,8 +98,9 @@ def find_template(reference, store):
                          'example. Names must be equal but for what stands before and after all of them, as in '
                          'NAME_restored.png.')
     if len(found) > 1:
-        raise InputError(f'{store.path} holds several images of each name: {" and ".join(found)}. Give one of the '
-                         'folders below it, or --filename-tmpl.')
+        some = ', '.join(found[:4]) + ' ...' * (len(found) > 4)
+        raise InputError(f'{store.path} holds several images of each name: {some}. Give one of the folders '
+                         'below it, or --filename-tmpl.')
     return found[0]
 
 

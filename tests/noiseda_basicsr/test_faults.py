@@ -5,13 +5,15 @@ import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from cli import ROOT, losses, run, start
 from images import write_images
 
-from noiseda_basicsr.watch import explain
+from noiseda_basicsr import InputError
+from noiseda_basicsr.watch import Interrupted, Watch, explain
 
 TRAIN, TINY = ROOT / 'scripts/train.py', Path(__file__).with_name('tiny.yml')
 TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
@@ -137,6 +139,46 @@ def test_a_broken_image_in_mid_epoch_stops_with_its_name_and_a_saved_state(work)
     assert process.returncode == 2
     assert re.search(r'error: .*real/003\.png: cannot be decoded', rest), rest
     assert iterations_saved(work, 'broken')[-1] >= 2
+
+
+def test_an_error_of_one_process_stops_all_after_the_same_iteration_with_a_saved_state(tmp_path):
+    """Process 1 fails to read the images of iteration 4; process 0 saves iteration 3."""
+    torch.multiprocessing.spawn(train_until_an_error, [str(tmp_path)], nprocs=2)
+    assert sorted(os.listdir(tmp_path)) == ['group', 'process 0 saved 3', 'process 1 saved 3']  # the model sees to who
+
+
+class Recording:
+    """What Watch calls of a model."""
+
+    def __init__(self, folder, rank):
+        self.folder, self.rank = Path(folder), rank
+
+    def update_learning_rate(self, current_iter):
+        pass
+
+    optimize_parameters = validation = update_learning_rate
+
+    def save(self, epoch, current_iter):
+        (self.folder / f'process {self.rank} saved {current_iter}').touch()
+
+
+def train_until_an_error(rank, folder):
+    torch.distributed.init_process_group('gloo', f'file://{folder}/group', rank=rank, world_size=2)
+    model, watch = Recording(folder, rank), Watch()
+    watch.sampler = SimpleNamespace(epoch=0)
+    watch.attach(model, {'path': {}, 'dist': True, 'rank': 1, 'train': {'total_iter': 10}})  # no progress bar
+    try:
+        for n in range(1, 11):
+            if n == 4 and rank == 1:
+                raise InputError('broken image')  # from the data loader
+            model.update_learning_rate(n)
+            model.optimize_parameters(n)
+    except InputError:
+        watch.save_after_error()
+        os._exit(0)
+    except Interrupted as end:
+        os._exit(0 if rank == 0 and end.code == 128 + 127 else 3)
+    os._exit(4)
 
 
 def test_a_killed_data_loader_worker_is_explained(work):

@@ -70,6 +70,8 @@ def convolution(seed=0):
 
 def borders(length, tile, overlap):
     """Pixels beside an end of a tile inside the image: where a 3x3 convolution sees padding in place of the image."""
+    count = next(n for n in range(1, length + 1) if n * tile - (n - 1) * overlap >= length)
+    tile = next(t for t in range(1, tile + 1) if count * t - (count - 1) * overlap >= length)
     starts, seams = [*range(0, length - tile, tile - overlap), length - tile], set()
     for start in starts:
         seams |= {start} if start > 0 else set()
@@ -124,6 +126,23 @@ class Scaled(nn.Module):
 
     def forward(self, image):
         return image * next(self.factors)
+
+
+@pytest.mark.parametrize('length, tile, overlap, multiple, computed', [
+    (4000, 1024, 64, 8, 4280),  # 5 tiles of 856 in place of 5 x 1024
+    (3000, 1024, 64, 8, 3200),  # 4 of 800
+    (1025, 1024, 64, 1, 1090),  # 2 of 545
+    (1024, 1024, 64, 8, 1024)])
+def test_tiles_are_as_short_as_their_number_allows(length, tile, overlap, multiple, computed):
+    widths = []
+
+    def net(tiles):
+        widths.append(tiles.shape[-1])
+        return tiles
+
+    image = torch.rand(1, 3, multiple, length)
+    torch.testing.assert_close(restore(net, image, multiple, tile, overlap), image)
+    assert sum(widths) == computed and len(set(widths)) == 1
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from noiseda_basicsr import InputError
 from noiseda_data.store import open_one
 from noiseda_model.evaluation import METRICS, measure
 from noiseda_model.report.command import main
-from noiseda_model.report.pictures import choose, encode_all, window
+from noiseda_model.report.pictures import choose, encode_all, jpeg, window
 from noiseda_model.report.runs import POINTS, read_curves, read_run, thin
 from noiseda_model.report.versions import Measured, find_focus, find_template, measure_all, open_versions
 
@@ -41,6 +41,7 @@ class Names:
     (['a', 'b'], ['a', 'b', 'c'], '{}'),
     (['a', 'b'], ['a_x', 'b_x'], '{}_x'),
     (['1', '10', '101'], ['1_x', '10_x', '101_x'], '{}_x'),
+    (['1', '10'], ['1/1_900', '10/10_900'], '{}/{}_900'),
     (['s/a', 's/b'], ['visualization/set/s/a_v', 'visualization/set/s/b_v', 'other'], 'visualization/set/{}_v'),
 ])
 def test_names_of_results_are_found(names, keys, rule):
@@ -48,7 +49,8 @@ def test_names_of_results_are_found(names, keys, rule):
 
 
 @pytest.mark.parametrize('keys, words', [
-    (['a_x', 'c_x'], 'b for example'), (['a_x', 'b_x', 'a_y', 'b_y'], '{}_x and {}_y'), (['a_x', 'b_y'], 'of the 2'),
+    (['a_x', 'c_x'], 'b for example'), (['a_x', 'b_x', 'a_y', 'b_y'], 'several images of each name: {}_x, {}_y. Give'),
+    (['a_x', 'b_y'], 'of the 2'),
 ])
 def test_names_that_do_not_match_are_told(keys, words):
     with pytest.raises(InputError) as error:
@@ -111,17 +113,20 @@ def test_chosen_images_span_the_gain():
 def test_pictures_are_exact_where_they_fit(pair_folders):
     gt, lq = pair_folders(2)
     names, versions = open_versions({'ours': lq}, gt=gt)
-    measured = measure_all(names, versions, {})
-    pictures, encoding = encode_all(names, versions, measured, 32, 1e6)
+    measured, pick = measure_all(names, versions, {}), lambda count: names[-count:]
+    pictures, encoding = encode_all(pick, 2, versions, measured, 32, 1e6)
     top, left, height, width = window(measured['001'], 32)
     expected = open_one(lq, '').read('001')[top:top + height, left:left + width]
     content = base64.b64decode(pictures['001']['ours'].removeprefix('data:image/png;base64,'))
     assert np.array_equal(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], expected)
     size = sum(len(uri) for picture in pictures.values() for uri in picture.values())
-    pictures, encoding = encode_all(names, versions, measured, 32, size - 1)
+    pictures, encoding = encode_all(pick, 2, versions, measured, 32, size - 1)
     assert 'JPEG of quality 95' in encoding.words and 'image/jpeg' in pictures['001']['ours'][:20]
+    smallest = sum(len(jpeg(80)(version.read(name)[:32, :32])) for version in versions for name in names)
+    pictures, encoding = encode_all(pick, 2, versions, measured, 32, 0.8 * smallest)
+    assert list(pictures) == ['001']
     with pytest.raises(InputError, match='--max-side'):
-        encode_all(names, versions, measured, 32, 1000)
+        encode_all(pick, 2, versions, measured, 32, 0.2 * smallest)
 
 
 # ---------------------------------------------------------------- runs
@@ -176,7 +181,7 @@ def test_events_lie_beside_the_experiment(tmp_path):
 
 @pytest.mark.parametrize('arguments, words', [
     ([], 'Nothing to show'),
-    (['missing'], 'missing does not exist'),
+    (['missing'], 'results: missing does not exist'),
     (['a={lq}', 'a={gt}'], 'a is there twice'),
     (['degraded={lq}'], 'choose another'),
     (['a={lq}', '--runs', 'nowhere'], 'nowhere does not exist'),
@@ -395,6 +400,40 @@ def test_a_phone_is_wide_enough(page):
     assert page.locator('.pane img').first.get_attribute('alt') == '001, degraded, crop'
 
 
+@pytest.mark.parametrize('page', [PHONE], indirect=True, ids=['phone'])
+def test_a_tap_reads_a_plot(page):
+    plot = page.locator('#training .plot', has_text='l_pix').locator('svg')
+    plot.tap()
+    tip = page.locator('#tip')
+    assert tip.inner_text().startswith('vanilla, iteration ')
+    page.locator('#training-title').tap()
+    assert not tip.is_visible()
+
+
+@pytest.mark.parametrize('page', [PHONE], indirect=True, ids=['phone'])
+def test_fingers_move_the_slider_and_pinch(page):
+    touches = page.context.new_cdp_session(page)
+
+    def touch(kind, *points):
+        touches.send('Input.dispatchTouchEvent', {'type': kind, 'touchPoints': [
+            {'x': x, 'y': y, 'id': finger} for finger, (x, y) in enumerate(points)]})
+
+    def drag(*ways):
+        for kind, share in (('touchStart', 0), ('touchMove', 0.3), ('touchMove', 0.7), ('touchMove', 1)):
+            touch(kind, *(np.add(start, np.multiply(share, np.subtract(end, start))).tolist() for start, end in ways))
+        touch('touchEnd')
+
+    page.locator('.stage').scroll_into_view_if_needed()
+    box = page.locator('.stage').bounding_box()
+    middle, y = box['x'] + box['width'] / 2, box['y'] + box['height'] / 2
+    drag(((middle + 60, y), (middle + 60 - box['width'] / 2, y)))
+    assert int(page.get_attribute('.handle', 'aria-valuenow')) == round(60 / box['width'] * 100)
+    stage, pane = transforms(page, '.layer')[0][0], transforms(page, '.pane')[0][0]
+    drag(((middle - 20, y), (middle - 60, y)), ((middle + 20, y), (middle + 60, y)))
+    assert transforms(page, '.layer')[0][0] == pytest.approx(3 * stage, rel=0.02)
+    assert [scale for scale, _, _ in transforms(page, '.pane')] == pytest.approx([3 * pane] * len(COLOURS), rel=0.02)
+
+
 def test_pages_without_truth_or_images(browser, page_file, tmp_path):
     folder = page_file.parent
     main([str(folder / 'vanilla'), '-o', str(tmp_path / 'one.html')])
@@ -403,4 +442,5 @@ def test_pages_without_truth_or_images(browser, page_file, tmp_path):
         with watched_page(browser) as (page, problems):
             page.goto((tmp_path / f'{name}.html').as_uri())
             assert page.eval_on_selector_all('section', 'nodes => nodes.map(node => node.id)') == sections
+            assert not page.locator('.handle, .tag.right').filter(visible=True).count()  # nothing to compare
         assert not problems

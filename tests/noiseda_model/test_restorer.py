@@ -1,0 +1,308 @@
+"""noiseda-restore: what BasicSR's test restores, on the files people have."""
+import os
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from basicsr.archs import build_network
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import tensor2img
+from images import write_images
+from small import batch, build, small_opt, step
+from tiny_networks import TINY
+
+from noiseda_basicsr import InputError
+from noiseda_data.photo import Photo
+from noiseda_model import restorer as module
+from noiseda_model.inference import self_ensemble
+from noiseda_model.restorer import Restorer, load_trained, main, plan
+
+UNET = {'type': 'RestorationUNet', 'width': 4, 'depth': 2}
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A net_g file as a joint training saves it, averaged weights unlike the others."""
+    model = build(small_opt(tmp_path, train__ema_decay=0.5))
+    step(model, 1, batch())
+    model.save(0, 1)
+    return str(tmp_path / 'models/net_g_1.pth')
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """photos/a.png, photos/below/b.jpg, photos/below/deep/c.tif, of different sizes, and a text file."""
+    rng = np.random.default_rng(0)
+    smooth = [cv2.resize(rng.integers(0, 256, (6, 5, 3), np.uint8), size) for size in [(48, 40), (31, 57), (20, 9)]]
+    write_images(tmp_path / 'photos', dict(zip(['a.png', 'below/b.jpg', 'below/deep/c.tif'], smooth, strict=True)))
+    (tmp_path / 'photos/notes.txt').write_text('not a photo')
+    return tmp_path / 'photos'
+
+
+def command(*arguments):
+    """Exit code of noiseda-restore."""
+    with pytest.raises(SystemExit) as info:
+        main([str(argument) for argument in arguments])
+    return info.value.code
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
+
+
+# ---------------------------------------------------------------------- the same result
+
+
+@pytest.mark.parametrize('key', ['params_ema', 'params'])
+def test_restores_as_the_test_of_basicsr_does(weights, photos, tmp_path, key):
+    path = {'pretrain_network_g': weights, 'param_key_g': key, 'strict_load_g': True}
+    opt = {'num_gpu': 0, 'dist': False, 'is_train': False, 'scale': 1, 'network_g': UNET, 'path': path}
+    model = SRModel(opt)
+    image = cv2.imread(str(photos / 'a.png'))
+    model.feed_data({'lq': torch.from_numpy(np.float32(image[..., ::-1] / 255).transpose(2, 0, 1))[None]})
+    model.test()
+    expected = tensor2img([model.get_current_visuals()['result']])
+
+    assert command(photos / 'a.png', '-o', tmp_path / 'out', '--weights', weights, '--key', key) == 0
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / 'out/a.png')), expected)
+    assert (np.abs(expected.astype(int) - image) > 1).mean() > 0.5  # the network does something
+
+
+def test_averaged_weights_are_the_default(weights):
+    saved = torch.load(weights)
+    assert any(not torch.equal(saved['params'][name], value) for name, value in saved['params_ema'].items())
+    for name, value in load_trained(weights).state_dict().items():
+        assert torch.equal(value, saved['params_ema'][name])
+
+
+def test_a_file_becomes_what_its_pixels_become(weights, photos, tmp_path):
+    restorer = Restorer(weights)
+    restorer.file(str(photos / 'a.png'), str(tmp_path / 'a.png'))
+    pixels = cv2.imread(str(photos / 'a.png'))[..., ::-1]
+    np.testing.assert_array_equal(Photo(str(tmp_path / 'a.png')).read(), restorer(pixels))
+
+
+def test_sixteen_bit_are_restored_at_their_own_depth(weights):
+    restorer, image = Restorer(weights), np.random.default_rng(0).integers(0, 65536, (20, 24, 3), np.uint16)
+    with torch.no_grad():
+        output = restorer.net(torch.from_numpy(np.float32(image / 65535).transpose(2, 0, 1))[None])[0]
+    expected = output.clamp(0, 1).numpy().transpose(1, 2, 0) * 65535
+    assert restorer(image).dtype == np.uint16
+    assert np.abs(restorer(image) - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize('precision, tolerance', [('bf16', 2**-7), ('fp16', 2**-10)])
+def test_lower_precision_rounds_and_no_more(weights, precision, tolerance):
+    image = np.random.default_rng(0).integers(0, 65536, (40, 48, 3), np.uint16)
+    exact, rounded = (Restorer(weights, precision=name)(image) / 65535 for name in ('fp32', precision))
+    difference = np.abs(exact - rounded).max()
+    assert 0 < difference < 4 * tolerance
+
+
+def test_self_ensemble_is_that_of_the_network_and_clipped_last(weights):
+    image = np.random.default_rng(0).integers(0, 65536, (20, 24, 3), np.uint16)
+    restorer = Restorer(weights, ensemble=True)
+    with torch.no_grad():
+        mean = self_ensemble(restorer.net, torch.from_numpy(np.float32(image / 65535).transpose(2, 0, 1))[None])[0]
+    assert np.abs(restorer(image) - mean.clamp(0, 1).numpy().transpose(1, 2, 0) * 65535).max() <= 0.51
+    assert (restorer(image) != Restorer(weights)(image)).mean() > 0.5
+
+
+# ---------------------------------------------------------------------- which network it is
+
+
+def test_spandrel_recognises_what_does_not_say(tmp_path):
+    net = build_network({'type': 'NAFNet', **TINY['NAFNet']}).eval()
+    safetensors.torch.save_file(net.state_dict(), str(tmp_path / 'net.safetensors'))
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(load_trained(str(tmp_path / 'net.safetensors'))(image), net(image))
+
+
+def test_an_option_file_comes_before_the_note_in_the_weights(weights, tmp_path):
+    (tmp_path / 'wider.yml').write_text(yaml.dump({'network_g': {**UNET, 'width': 8}}))
+    with pytest.raises(InputError, match='net_g_1.pth: does not fit network_g of .*wider.yml.*size mismatch'):
+        load_trained(weights, str(tmp_path / 'wider.yml'))
+
+
+def test_options_of_validation_are_followed(weights, tmp_path):
+    val = {'tile': 16, 'tile_overlap': 4}
+    (tmp_path / 'net.yml').write_text(yaml.dump({'network_g': UNET, 'val': val}))
+    restorer = Restorer(weights, str(tmp_path / 'net.yml'))
+    assert (restorer.tile, restorer.overlap) == (16, 4)
+    assert Restorer(weights).tile is None
+    assert Restorer(weights, str(tmp_path / 'net.yml'), tile=32, tile_overlap=8).tile == 32
+    assert [Restorer(weights, tile=side).overlap for side in (32, 512)] == [8, 64]
+
+
+@pytest.mark.parametrize('content, words', [
+    ({'params': {}, 'network_g': {'type': 'Mine'}}, 'is of the network Mine, which is not registered.*-opt'),
+    ({'params': {'a': torch.zeros(1)}, 'network_g': UNET}, 'does not fit network_g of the file itself'),
+    ({'params_ema': {'a': torch.zeros(1)}}, 'spandrel'),
+])
+def test_weights_that_do_not_work_are_named(tmp_path, content, words):
+    torch.save(content, tmp_path / 'net.pth')
+    with pytest.raises(InputError, match=f'net.pth.*{words}'):
+        Restorer(str(tmp_path / 'net.pth'))
+
+
+def test_a_missing_entry_is_named(tmp_path):
+    torch.save({'params': build_network(UNET).state_dict(), 'network_g': UNET}, tmp_path / 'net.pth')
+    load_trained(str(tmp_path / 'net.pth'), key='params')
+    with pytest.raises(InputError, match="no entry 'params_ema'; it has"):
+        load_trained(str(tmp_path / 'net.pth'), key='params_ema')
+
+
+# ---------------------------------------------------------------------- tiles
+
+
+@pytest.mark.parametrize('arguments, words', [
+    ({'tile': 31}, '--tile is 31; for RestorationUNet it must be a multiple of 2 and at least 2'),
+    ({'tile': 0}, '--tile is 0; for RestorationUNet .* at least 2'),
+    ({'tile': 16, 'tile_overlap': 16}, '--overlap is 16; it must be at least 0 and below the tile, 16'),
+    ({'tile': 16, 'tile_overlap': -1}, '--overlap is -1; it must be at least 0'),
+])
+def test_tiles_that_do_not_suit_are_refused(weights, arguments, words):
+    with pytest.raises(InputError, match=words):
+        Restorer(weights, **arguments)
+
+
+def test_automatic_tiles_follow_the_free_memory(weights, monkeypatch):
+    def tile(free):
+        monkeypatch.setattr(Restorer, '_free', lambda self: free)
+        return Restorer(weights, tile='auto')
+
+    assert tile(2**40).tile == 1024
+    assert tile(1).tile == 64 and tile(1).overlap == 16
+    assert 64 < tile(20 * 2**20).tile < 1024
+
+
+def test_full_memory_is_told_with_what_helps(weights, photos, tmp_path, monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError('CUDA out of memory.')
+
+    monkeypatch.setattr(Restorer, '_network', full)
+    with pytest.raises(InputError, match='a.png: the memory is full; give a smaller --tile .*--batch 1.*--device'):
+        Restorer(weights, tile=32, tile_overlap=8).file(str(photos / 'a.png'), str(tmp_path / 'out/a.png'))
+    assert files(tmp_path / 'out') == []
+
+
+# ---------------------------------------------------------------------- which file becomes which
+
+
+def test_plan_keeps_the_structure_below_each_input(photos, tmp_path):
+    out = str(tmp_path / 'out')
+    below, deep = 'below/b.jpg', 'below/deep/c.tif'
+
+    def planned(*inputs, **more):
+        return {target.removeprefix(out + '/'): source.removeprefix(f'{photos}/')
+                for target, source in plan([str(name) for name in inputs], out, **more).items()}
+
+    assert planned(photos) == {name: name for name in ('a.png', below, deep)}
+    assert planned(photos / 'below') == {'b.jpg': below, 'deep/c.tif': deep}
+    assert planned(photos / below, photos / 'a.png') == {'b.jpg': below, 'a.png': 'a.png'}
+    assert planned(photos / '**' / '*.[jt]*') == {below: below, deep: deep}
+    assert planned(photos / '*' / 'b.*') == {below: below}
+    assert planned(photos, ending='.webp') == {'a.webp': 'a.png', 'below/b.webp': below, 'below/deep/c.webp': deep}
+    assert planned(photos, photos) == planned(photos)
+
+
+def test_plan_for_one_photo_may_name_the_file(photos, tmp_path):
+    target = str(tmp_path / 'result.webp')
+    assert plan([str(photos / 'a.png')], target) == {target: str(photos / 'a.png')}
+    assert {os.path.dirname(path) for path in plan([str(photos)], target)} == {
+        target, f'{target}/below', f'{target}/below/deep'}
+
+
+def test_plan_leaves_earlier_results_out(photos):
+    shutil.copytree(photos / 'below', photos / 'restored')
+    assert set(plan([str(photos)], str(photos / 'restored')).values()) == {
+        str(photos / name) for name in ('a.png', 'below/b.jpg', 'below/deep/c.tif')}
+
+
+def test_plan_refuses_what_would_lose_a_photo(photos, tmp_path):
+    with pytest.raises(InputError, match='a.png is to be restored and would be overwritten'):
+        plan([str(photos)], str(photos))
+    shutil.copy(photos / 'a.png', photos / 'below/a.png')
+    with pytest.raises(InputError, match='would both become .*out/a.png'):
+        plan([str(photos / 'a.png'), str(photos / 'below/a.png')], str(tmp_path / 'out'))
+    with pytest.raises(InputError, match=r'\*.gif: no photo there'):
+        plan([str(photos / '*.gif')], str(tmp_path / 'out'))
+
+
+def test_brackets_in_the_name_of_a_folder_are_no_pattern(photos, tmp_path):
+    named = photos.rename(tmp_path / 'trip [2026]')
+    assert len(plan([str(named)], str(tmp_path / 'out'))) == 3
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def test_a_folder_with_a_bad_file_and_again(weights, photos, tmp_path, capsys):
+    (photos / 'below/a_bad.jpg').write_bytes((photos / 'below/b.jpg').read_bytes()[:200])
+    out = tmp_path / 'out'
+    assert command(photos, '-o', out, '--weights', weights) == 1
+    assert files(out) == ['a.png', 'below/b.jpg', 'below/deep/c.tif']  # the rest is done, nothing else is left
+    printed, errors = capsys.readouterr()
+    assert 'Restored 3 of 4 photos' in printed
+    assert errors.count('error: ') == 1 and 'below/a_bad.jpg: cannot be read as an image' in errors
+
+    os.remove(photos / 'below/a_bad.jpg')
+    os.remove(out / 'a.png')
+    (out / 'below/b.jpg').write_bytes(b'kept')
+    assert command(photos, '-o', out, '--weights', weights) == 0
+    assert (out / 'below/b.jpg').read_bytes() == b'kept' and (out / 'a.png').is_file()
+    printed, _ = capsys.readouterr()
+    assert '2 of 3 photos are restored already; --overwrite' in printed and 'Restored 1 of 1' in printed
+    assert command(photos, '-o', out, '--weights', 'none.pth') == 0  # nothing to do, so no network is read
+    assert command(photos, '-o', out, '--weights', weights, '--overwrite') == 0
+    assert Photo(str(out / 'below/b.jpg')).height == 57
+
+
+def test_a_file_that_cannot_be_written_stops_no_other(weights, photos, tmp_path, capsys, monkeypatch):
+    replace = os.replace
+    monkeypatch.setattr(os, 'replace', lambda source, target: (_ for _ in ()).throw(OSError(28, 'No space left'))
+                        if target.endswith('b.jpg') else replace(source, target))
+    assert command(photos, '-o', tmp_path / 'out', '--weights', weights) == 1
+    assert files(tmp_path / 'out') == ['a.png', 'below/deep/c.tif']
+    assert 'b.jpg: cannot be written' in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_complete_files_only(weights, photos, tmp_path, capsys, monkeypatch):
+    rows_of_file = Restorer.rows_of_file
+
+    def interrupted(self, source, *args):
+        if source.endswith('c.tif'):
+            raise KeyboardInterrupt
+        return rows_of_file(self, source, *args)
+
+    monkeypatch.setattr(Restorer, 'rows_of_file', interrupted)
+    assert command(photos, '-o', tmp_path / 'out', '--weights', weights) == 130
+    assert files(tmp_path / 'out') == ['a.png', 'below/b.jpg']
+    assert 'the same command goes on' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['--quality', '0'], '--quality is 0; it must be 1 to 100'),
+    (['--batch', '0'], '--batch is 0; it must be 1'),
+    (['--device', 'gpu'], '--device gpu'),
+    (['--overlap', '-1'], '--overlap is -1'),
+    (['--weights', 'none.pth'], 'none.pth'),
+    (['-opt', 'none.yml'], 'none.yml'),
+])
+def test_bad_arguments_are_told_in_one_line(weights, photos, tmp_path, arguments, words):
+    code = command(photos, '-o', tmp_path / 'out', '--weights', weights, *arguments)
+    assert code.startswith('error: ') and words in code and len(code.splitlines()) == 1
+    assert not (tmp_path / 'out').exists()
+
+
+def test_best_device_is_the_processor_here(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: True)
+    assert module.best_device() == 'mps'
+    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: False)
+    assert module.best_device() == 'cpu'
