@@ -131,7 +131,7 @@ def train(training, processes=1):
     Beside experiments/NAME come NAME.txt, what it is trained with, and NAME.log.
 
     Raises:
-        InputError: It failed; with the end of its log.
+        InputError: It failed; with what its log says.
     """
     if osp.isfile(training.weights):
         return
@@ -141,12 +141,13 @@ def train(training, processes=1):
         command = [sys.executable, *torchrun, *command, '--launcher', 'pytorch']
     command += ['--force_yml', *forced_options(training)]
     log = f'experiments/{training.name}.log'
-    with open(log, 'a') as file:
+    with open(log, 'w') as file:
         status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
     if status or not osp.isfile(training.weights):
         with open(log) as file:
-            end = ''.join(file.readlines()[-5:])
-        raise InputError(f'{training.name}: training ended with status {status}; {log} ends:\n{end}')
+            lines = file.readlines()
+        end = [line for line in lines if line.startswith('error: ')][-1:] or lines[-5:]
+        raise InputError(f'{training.name}: training ended with status {status}; {log} says:\n{"".join(end).strip()}')
 
 
 def forced_options(training):
@@ -161,15 +162,15 @@ def keep_recipe(training):
     Raises:
         InputError: One of this name was made otherwise.
     """
-    path, recipe = f'experiments/{training.name}.txt', '\n'.join([training.option_file, *forced_options(training), ''])
-    if not osp.isfile(path):
-        os.makedirs('experiments', exist_ok=True)
-        with open(path, 'w') as file:
-            file.write(recipe)
-    with open(path) as file:
-        if file.read() != recipe:
-            raise InputError(f'experiments/{training.name} was trained with other options ({path}); remove it and its '
-                             f'.txt, and its rows of results.csv, or study in another folder.')
+    folder, recipe = f'experiments/{training.name}', '\n'.join([training.option_file, *forced_options(training), ''])
+    if osp.isdir(folder) and osp.isfile(f'{folder}.txt'):
+        with open(f'{folder}.txt') as file:
+            if file.read() != recipe:
+                raise InputError(f'{folder} was trained with other options ({folder}.txt); remove it and its rows of '
+                                 'results.csv, or study in another folder.')
+    os.makedirs('experiments', exist_ok=True)
+    with open(f'{folder}.txt', 'w') as file:
+        file.write(recipe)
 
 
 def cost(training):

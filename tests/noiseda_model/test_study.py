@@ -136,7 +136,7 @@ def test_it_trains_measures_and_keeps_what_is_done(tmp_path, monkeypatch):
         main([changed, '--out', 'elsewhere'])
 
 
-def test_a_training_that_fails_ends_the_study_with_the_end_of_its_log(tmp_path, monkeypatch):
+def test_a_training_that_fails_ends_the_study_with_what_its_log_says(tmp_path, monkeypatch):
     variants = {'vanilla': {'opt': 'missing.yml'}}
     file = study(tmp_path, seeds=[0], variants=variants)
     monkeypatch.chdir(tmp_path)
