@@ -41,8 +41,11 @@ def parse(tmp_path, image_folder, monkeypatch):
         monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(file), *(('--force_yml', *forced) if forced else ())])
         opt, _ = parse_options(str(tmp_path), is_train=file.parent.name == 'train')
         for data_set in opt['datasets'].values():
-            for key in [key for key in data_set if key.startswith('dataroot_')]:
-                for path in data_set[key].split(';'):
+            sources = [data_set[key] for key in data_set if key.startswith('dataroot_')]
+            degradation = data_set.get('degradation')
+            sources += [degradation['photos']] if 'photos' in (degradation or {}) else []
+            for source in sources:
+                for path in source.split(';'):
                     if not (tmp_path / path.strip()).exists():
                         make_source(path.strip())
         for block in ('network_g', 'network_diffusion'):

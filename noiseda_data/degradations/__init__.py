@@ -23,6 +23,7 @@ from noiseda_data.degradations.blur import DefocusBlur, GaussianBlur, MotionBlur
 from noiseda_data.degradations.camera import Camera
 from noiseda_data.degradations.jpeg import JPEG
 from noiseda_data.degradations.noise import AWGN, CorrelatedNoise, PoissonGaussian
+from noiseda_data.degradations.photo_noise import NoiseOfPhotos
 from noiseda_data.degradations.rain import RainStreaks
 
 
@@ -71,6 +72,7 @@ DEGRADATIONS = {
     'gaussian_blur': GaussianBlur,
     'jpeg': JPEG,
     'motion_blur': MotionBlur,
+    'noise_of_photos': NoiseOfPhotos,
     'one_of': OneOf,
     'poisson_gaussian': PoissonGaussian,
     'rain_streaks': RainStreaks,

@@ -43,7 +43,7 @@ def test_an_image_in_an_image_out_and_all_randomness_from_the_generator(options,
 
 def test_every_type_has_an_example_whose_cost_is_measured():
     types = [block['type'] for block in EXAMPLES]
-    assert sorted([*types, 'one_of']) == sorted(DEGRADATIONS)
+    assert sorted([*types, 'noise_of_photos', 'one_of']) == sorted(DEGRADATIONS)
     costs = degradation_costs(16, rounds=1, seconds=0)
     assert list(costs) == types and all(0 < milliseconds < 1000 for milliseconds in costs.values())
 

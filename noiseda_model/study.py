@@ -1,0 +1,350 @@
+"""A matrix of trainings, variants x domains x seeds: trained, measured, and set against vanilla and oracle.
+
+A study file is YAML::
+
+    seeds: [0, 1, 2]
+    options: ['datasets:train:gt_size=48']       # forced in every training
+    metrics: [PSNR, SSIM]                        # of noiseda_model.evaluation.METRICS
+    domains:
+      correlated:
+        lq: datasets/correlated_test             # measured on
+        gt: datasets/truth_test
+        real: datasets/correlated_train          # any other key stands for $KEY in the options below
+        noise: '{type: correlated_noise, sigma: 15}'
+    variants:                                    # in the order of training
+      start: {opt: options/train/vanilla.yml, options: ['train:total_iter=1000']}
+      vanilla: {opt: options/train/vanilla.yml, start: start, options: ['train:total_iter=500']}
+      oracle: {opt: options/train/vanilla.yml, start: start, options: ['datasets:train:degradation=$noise']}
+      adapted: {opt: options/train/adapted.yml, start: start, options: ['datasets:train:dataroot_real=$real']}
+
+A variant that says the same in all domains is trained once a seed and measured in each. One with a ``start`` begins
+with that variant's last network of the same seed and domain, whose iterations and time count as its own. The share of
+the gap closed needs variants called vanilla and oracle.
+"""
+import argparse
+import csv
+import os
+import re
+import subprocess
+import sys
+from datetime import datetime
+from glob import glob
+from os import path as osp
+from string import Template
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+
+from noiseda_basicsr import InputError
+from noiseda_model.evaluation import METRICS, compare
+from noiseda_model.restorer import Restorer
+
+STUDY_KEYS, VARIANT_KEYS = ('seeds', 'options', 'metrics', 'domains', 'variants'), ('opt', 'options', 'start')
+TRAIN = 'from noiseda_model.cli import train; train()'
+KEYS = ('variant', 'domain', 'seed')
+STAMP = re.compile(r'^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ ', re.MULTILINE)
+
+
+class Training(NamedTuple):
+    """One training of the study; several cells of the matrix may share it."""
+    name: str
+    option_file: str
+    forced: tuple  # KEY=VALUE
+    start: 'Training | None'
+
+    @property
+    def weights(self):
+        return f'experiments/{self.name}/models/net_g_latest.pth'
+
+
+# ---------------------------------------------------------------------- planning
+
+
+def read_study(file):
+    """A study file, checked.
+
+    Raises:
+        InputError: Names the key and what is missing or unknown.
+    """
+    try:
+        with open(file) as stream:
+            study = yaml.safe_load(stream)
+    except FileNotFoundError as error:
+        raise InputError(f'{file}: no such study file.') from error
+    except yaml.YAMLError as error:
+        raise InputError(f'{file}: not valid YAML. {error}') from error
+    if not isinstance(study, dict) or not all(study.get(key) for key in ('seeds', 'domains', 'variants')):
+        raise InputError(f'{file}: a study needs seeds, domains and variants; noiseda_model/study.py shows one.')
+    _refuse_unknown(file, study, STUDY_KEYS)
+    study = {'options': [], 'metrics': ['PSNR', 'SSIM'], **study}
+    _refuse_unknown(f'{file}: metrics', study['metrics'], METRICS)
+    for name, domain in study['domains'].items():
+        if missing := [key for key in ('lq', 'gt') if key not in domain]:
+            raise InputError(f'{file}: domains:{name}:{missing[0]} is missing, photos to measure on and their truth.')
+    earlier = []
+    for name, variant in study['variants'].items():
+        _refuse_unknown(f'{file}: variants:{name}', variant, VARIANT_KEYS)
+        if 'opt' not in variant:
+            raise InputError(f'{file}: variants:{name}:opt, the option file, is missing.')
+        if variant.get('start', name) not in [name, *earlier] or variant.get('start') == name:
+            raise InputError(f"{file}: variants:{name}:start is {variant['start']}; it must be one of those before it: "
+                             f'{", ".join(earlier) or "there is none"}.')
+        earlier.append(name)
+    return study
+
+
+def _refuse_unknown(where, given, known):
+    if unknown := sorted(set(given) - set(known)):
+        raise InputError(f'{where}: unknown {", ".join(unknown)}; known: {", ".join(known)}.')
+
+
+def plan(study):
+    """{(variant, domain, seed): Training} in the order of training."""
+    cells = {}
+    for seed in study['seeds']:
+        for name, variant in study['variants'].items():
+            forced = {domain: _forced(study, name, domain) for domain in study['domains']}
+            starts = {domain: cells.get((variant.get('start'), domain, seed)) for domain in forced}
+            is_one = len({*forced.values()}) == len({*starts.values()}) == 1
+            for domain in forced:
+                label = f'{name}_seed{seed}' if is_one else f'{name}_{domain}_seed{seed}'
+                cells[name, domain, seed] = Training(label, variant['opt'], (*forced[domain], f'manual_seed={seed}'),
+                                                     starts[domain])
+    return cells
+
+
+def _forced(study, name, domain):
+    texts = [*study['options'], *study['variants'][name].get('options', [])]
+    try:
+        return tuple(Template(text).substitute(study['domains'][domain]) for text in texts)
+    except KeyError as error:
+        raise InputError(f'variants:{name}:options has ${error.args[0]}, and domains:{domain} no such key.') from error
+
+
+# ---------------------------------------------------------------------- training and measuring
+
+
+def train(training, processes=1):
+    """Train through the usual launcher, in the current folder; a stopped training goes on, a finished one is kept.
+
+    Beside experiments/NAME come NAME.txt, what it is trained with, and NAME.log.
+
+    Raises:
+        InputError: It failed; with what its log says.
+    """
+    if osp.isfile(training.weights):
+        return
+    command = [sys.executable, '-c', TRAIN, '-opt', training.option_file, '--auto_resume']
+    if processes > 1:
+        torchrun = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', '--no-python']
+        command = [sys.executable, *torchrun, *command, '--launcher', 'pytorch']
+    command += ['--force_yml', *forced_options(training)]
+    log = f'experiments/{training.name}.log'
+    with open(log, 'w') as file:
+        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+    if status or not osp.isfile(training.weights):
+        with open(log) as file:
+            lines = file.readlines()
+        end = [line for line in lines if line.startswith('error: ')][-1:] or lines[-5:]
+        raise InputError(f'{training.name}: training ended with status {status}; {log} says:\n{"".join(end).strip()}')
+
+
+def forced_options(training):
+    """KEY=VALUE for --force_yml."""
+    start = [f'path:pretrain_network_g={training.start.weights}'] if training.start else []
+    return [f'name={training.name}', *training.forced, *start]
+
+
+def keep_recipe(training):
+    """Write down what a training is made with.
+
+    Raises:
+        InputError: One of this name was made otherwise.
+    """
+    folder, recipe = f'experiments/{training.name}', '\n'.join([training.option_file, *forced_options(training), ''])
+    if osp.isdir(folder) and osp.isfile(f'{folder}.txt'):
+        with open(f'{folder}.txt') as file:
+            if file.read() != recipe:
+                raise InputError(f'{folder} was trained with other options ({folder}.txt); remove it and its rows of '
+                                 'results.csv, or study in another folder.')
+    os.makedirs('experiments', exist_ok=True)
+    with open(f'{folder}.txt', 'w') as file:
+        file.write(recipe)
+
+
+def cost(training):
+    """(iterations, seconds) of a finished training and all it started from, read from its logs."""
+    iterations, seconds = cost(training.start) if training.start else (0, 0.0)
+    for log in sorted(glob(f'experiments/{training.name}/train_*.log')):  # one each time it was started
+        with open(log) as file:
+            text = file.read()
+        stamps = [datetime.strptime(stamp, '%Y-%m-%d %H:%M:%S') for stamp in STAMP.findall(text)]
+        seconds += (stamps[-1] - stamps[0]).total_seconds()
+    return iterations + int(re.findall(r'total_iter: (\d+)', text)[-1]), seconds
+
+
+def measure(training, domain, metrics):
+    """{metric: mean over the domain's photos} of a trained network."""
+    means, _ = compare(domain['lq'], domain['gt'], {'restored': Restorer(training.weights)}, metrics)
+    return means['restored']
+
+
+def run_study(study, out, processes=1, tell=print):
+    """Train and measure what OUT/results.csv does not hold yet; returns its rows, dicts of text."""
+    path = osp.join(out, 'results.csv')
+    rows = read_rows(path)
+    done = {tuple(row[key] for key in KEYS) for row in rows}
+    for cell, training in plan(study).items():
+        keep_recipe(training)
+        if tuple(map(str, cell)) in done:
+            continue
+        train(training, processes)
+        figures = measure(training, study['domains'][cell[1]], study['metrics'])
+        iterations, seconds = cost(training)
+        row = {**dict(zip(KEYS, map(str, cell), strict=True)), 'iterations': str(iterations),
+               'seconds': f'{seconds:.0f}', **{name: f'{value:.4f}' for name, value in figures.items()}}
+        rows.append(row)
+        write_rows(path, rows)
+        tell('  '.join(f'{key} {value}' for key, value in row.items()))
+    return rows
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def summarise(rows, metrics, reference='PSNR'):
+    """A row for each variant and domain: mean and standard deviation over seeds, and the share of the gap closed.
+
+    The share, (variant - vanilla) / (oracle - vanilla), is of the means of ``reference``; ``won`` counts the seeds in
+    which the variant was better than vanilla.
+
+    Args:
+        rows (list[dict]): Of :func:`run_study`.
+        metrics (list[str]): Columns to average.
+
+    Returns:
+        list[dict]: Share and won are None without a vanilla, or an oracle, of this domain.
+    """
+    cells = {}
+    for row in rows:
+        cells.setdefault((row['domain'], row['variant']), {})[row['seed']] = row
+    table = []
+    for (domain, variant), seeds in cells.items():
+        entry = {'domain': domain, 'variant': variant, 'seeds': len(seeds)}
+        for column in ('iterations', 'seconds'):
+            entry[column] = float(np.mean([float(row[column]) for row in seeds.values()]))
+        for metric in metrics:
+            values = [float(row[metric]) for row in seeds.values()]
+            entry[metric] = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+        vanilla, oracle = cells.get((domain, 'vanilla')), cells.get((domain, 'oracle'))
+        entry['share'] = vanilla and oracle and _share(*(_mean(part, reference) for part in (seeds, vanilla, oracle)))
+        common = [seed for seed in seeds if seed in (vanilla or {})]
+        entry['won'] = (sum(float(seeds[seed][reference]) > float(vanilla[seed][reference]) for seed in common)
+                        if common and variant != 'vanilla' else None)
+        table.append(entry)
+    return sorted(table, key=lambda entry: list(dict.fromkeys(row['domain'] for row in rows)).index(entry['domain']))
+
+
+def _mean(seeds, metric):
+    return np.mean([float(row[metric]) for row in seeds.values()])
+
+
+def _share(value, vanilla, oracle):
+    return float((value - vanilla) / (oracle - vanilla)) if oracle != vanilla else None
+
+
+def markdown(table, metrics):
+    """:func:`summarise` as a Markdown table."""
+    lines = ['| domain | variant | ' + ' | '.join(metrics) + ' | gap closed | better than vanilla | iterations | min |',
+             '|---|---|' + '---|' * (len(metrics) + 4)]
+    for entry in table:
+        share = '' if entry['share'] is None else f"{entry['share']:.0%}"
+        won = '' if entry['won'] is None else f"{entry['won']} of {entry['seeds']}"
+        figures = ' | '.join(_figure(metric, *entry[metric]) for metric in metrics)
+        lines.append(f"| {entry['domain']} | {entry['variant']} | {figures} | {share} | {won} | "
+                     f"{entry['iterations']:.0f} | {entry['seconds'] / 60:.1f} |")
+    return '\n'.join(lines)
+
+
+def _figure(metric, mean, deviation):
+    digits = 2 if metric == 'PSNR' else 4
+    return f'{mean:.{digits}f}' + ('' if deviation is None else f' ± {deviation:.{digits}f}')
+
+
+def write_table(path, table, metrics):
+    """:func:`summarise` as CSV."""
+    flat = [{**entry, **{name: value for metric in metrics for name, value in
+                         ((metric, entry[metric][0]), (f'{metric}_sd', entry[metric][1]))}} for entry in table]
+    write_rows(path, flat)
+
+
+def read_rows(path):
+    if not osp.isfile(path):
+        return []
+    with open(path, newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path, rows):
+    os.makedirs(osp.dirname(path) or '.', exist_ok=True)
+    with open(f'{path}.part', 'w', newline='') as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(f'{path}.part', path)
+
+
+def plot(path, rows, reference='PSNR'):
+    """A panel for each domain: a dot for each seed of each variant, and a line through vanilla's mean."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+    domains = list(dict.fromkeys(row['domain'] for row in rows))
+    variants = list(dict.fromkeys(row['variant'] for row in rows))[::-1]
+    height = 1 + 0.3 * len(variants)
+    figure, axes = pyplot.subplots(1, len(domains), figsize=(3.6 * len(domains) + 1, height), layout='constrained',
+                                   sharey=True, squeeze=False)
+    for axis, domain in zip(axes[0], domains, strict=True):
+        here = [row for row in rows if row['domain'] == domain]
+        axis.scatter([float(row[reference]) for row in here], [variants.index(row['variant']) for row in here], s=16)
+        vanilla = {row['seed']: row for row in here if row['variant'] == 'vanilla'}
+        if vanilla:
+            axis.axvline(_mean(vanilla, reference), linewidth=0.8, color='grey')
+        axis.set(title=domain, xlabel=reference, yticks=range(len(variants)), yticklabels=variants)
+    figure.savefig(path, metadata={'Date': None} if path.endswith('.svg') else None)
+    pyplot.close(figure)
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def main(arguments=None):
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog='study.py', description='Train and measure a matrix of variants, domains and seeds; what is done is kept.',
+        epilog='experiments/ appears in the current folder. noiseda_model/study.py explains the study file.')
+    parser.add_argument('study', metavar='STUDY.yml')
+    parser.add_argument('--out', required=True, help='folder for results.csv, table.csv, table.md and study.svg')
+    parser.add_argument('--processes', type=int, default=1, help='a training runs on so many (torchrun; default: 1)')
+    parser.add_argument('--table', action='store_true', help='train nothing: the tables of what there is')
+    args = parser.parse_args(arguments)
+    try:
+        run(args)
+    except InputError as error:
+        sys.exit(f'error: {error}')
+
+
+def run(args):
+    """:func:`main` on parsed arguments."""
+    study = read_study(args.study)
+    rows = read_rows(osp.join(args.out, 'results.csv')) if args.table else run_study(study, args.out, args.processes)
+    if not rows:
+        raise InputError(f'--table: {args.out}/results.csv holds nothing yet.')
+    table = summarise(rows, study['metrics'])
+    write_table(osp.join(args.out, 'table.csv'), table, study['metrics'])
+    text = markdown(table, study['metrics'])
+    with open(osp.join(args.out, 'table.md'), 'w') as file:
+        file.write(text + '\n')
+    plot(osp.join(args.out, 'study.svg'), rows)
+    print(f'\n{text}\n\nAll of it: {args.out}/')
