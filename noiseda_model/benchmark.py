@@ -9,8 +9,6 @@ import time
 from collections import OrderedDict
 
 import torch
-import yaml
-from basicsr.utils.options import ordered_yaml
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from noiseda_arch.conditional_unet_arch import Dropout
 from noiseda_model.diffusion import diffuse, shuffle_channels, swap_residuals
 from noiseda_model.noiseda_model import NoiseDAModel
+from noiseda_model.options import read_option_file
 
 LITERAL = 'literal order'
 
@@ -227,8 +226,7 @@ def options(option_file, samples=None, size=None, hinge='closed'):
         size (int): Side of a patch. Default: the option file's.
         hinge (str): 'closed' or 'open': the margin is set so that it stays so.
     """
-    with open(option_file) as file:
-        opt = yaml.load(file, Loader=ordered_yaml()[0])
+    opt = read_option_file(option_file)
     on_gpu = torch.cuda.is_available()
     opt.update(num_gpu=int(on_gpu), dist=False, rank=0, world_size=1, is_train=True)
     train_set = opt['datasets']['train']

@@ -10,16 +10,14 @@ from os import path as osp
 
 import numpy as np
 import torch
-import yaml
 from basicsr.archs import build_network
-from basicsr.utils.options import ordered_yaml
 from tqdm import tqdm
 
 from noiseda_basicsr import InputError
 from noiseda_basicsr.checkpoint import load_checkpoint
 from noiseda_data.store import open_images, to_float
 from noiseda_model.diffusion import diffuse, noise_levels
-from noiseda_model.options import check_networks, read_diffusion_options
+from noiseda_model.options import check_networks, read_diffusion_options, read_option_file
 
 
 class NoisePredictor:
@@ -43,11 +41,7 @@ class NoisePredictor:
         Raises:
             InputError: One of the two is missing, or they do not fit each other.
         """
-        try:
-            with open(option_file) as file:
-                opt = yaml.load(file, Loader=ordered_yaml()[0])
-        except FileNotFoundError as error:
-            raise InputError(f'{option_file}: no such option file.') from error
+        opt = read_option_file(option_file)
         check_networks(opt)
         options = read_diffusion_options(opt)
         if options is None:

@@ -83,17 +83,30 @@ def read_diffusion_options(opt):
     return options
 
 
+def read_option_file(path):
+    """An option file as it is written, before BasicSR's launcher adds to it.
+
+    Raises:
+        InputError: There is no such file, or it is not YAML.
+    """
+    try:
+        with open(path) as file:
+            return yaml.load(file, Loader=ordered_yaml()[0]) or {}
+    except OSError as error:
+        raise InputError(f'{path}: no such option file.') from error
+    except yaml.YAMLError as error:
+        raise InputError(f'{path}: not valid YAML. {error}') from error
+
+
 def read_network(option_file):
     """The network_g block of an option file, checked.
 
     Raises:
         InputError: There is no such file, or its network cannot be built.
     """
-    try:
-        with open(option_file) as file:
-            opt = yaml.load(file, Loader=ordered_yaml()[0])
-    except FileNotFoundError as error:
-        raise InputError(f'{option_file}: no such option file.') from error
+    opt = read_option_file(option_file)
+    if not opt.get('network_g'):
+        raise InputError(f'{option_file}: has no network_g; give the option file of a training.')
     check_networks(opt)
     return opt['network_g']
 

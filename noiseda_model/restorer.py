@@ -12,9 +12,7 @@ from os import path as osp
 import numpy as np
 import psutil
 import torch
-import yaml
 from basicsr.archs import build_network
-from basicsr.utils.options import ordered_yaml
 from basicsr.utils.registry import ARCH_REGISTRY
 from tqdm import tqdm
 
@@ -25,7 +23,7 @@ from noiseda_data.photo import WRITERS, Photo, PhotoWriter, kind
 from noiseda_data.store import to_float
 from noiseda_model.engine import DTYPES
 from noiseda_model.inference import fitting_tile, restore_strips, self_ensemble
-from noiseda_model.options import check_networks, read_network
+from noiseda_model.options import check_networks, read_network, read_option_file
 
 OVERLAP = 64  # pixels that neighbouring tiles share; docs/restore.md has what it leaves of the seams
 
@@ -217,8 +215,7 @@ def is_out_of_memory(error):
 def _validation_options(option_file):
     if option_file is None:
         return {}
-    with open(option_file) as file:
-        return (yaml.load(file, Loader=ordered_yaml()[0]) or {}).get('val') or {}
+    return read_option_file(option_file).get('val') or {}
 
 
 # ---------------------------------------------------------------------- the command

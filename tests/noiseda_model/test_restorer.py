@@ -129,6 +129,15 @@ def test_an_option_file_comes_before_the_note_in_the_weights(weights, tmp_path):
         load_trained(weights, str(tmp_path / 'wider.yml'))
 
 
+@pytest.mark.parametrize('content, words', [
+    (None, 'no such option file'), ('a: [', 'not valid YAML'), ('name: a', 'has no network_g')])
+def test_an_option_file_that_does_not_work_is_named(weights, tmp_path, content, words):
+    if content:
+        (tmp_path / 'net.yml').write_text(content)
+    with pytest.raises(InputError, match=f'net.yml: .*{words}'):
+        Restorer(weights, str(tmp_path / 'net.yml'))
+
+
 def test_options_of_validation_are_followed(weights, tmp_path):
     val = {'tile': 16, 'tile_overlap': 4}
     (tmp_path / 'net.yml').write_text(yaml.dump({'network_g': UNET, 'val': val}))
