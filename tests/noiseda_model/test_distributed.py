@@ -33,7 +33,8 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, margin):
     one, two = results
     for step_one, step_two in zip(one['losses'], two['losses'], strict=True):
         for name in LOSSES:
-            assert step_two[name] == pytest.approx(step_one[name], rel=1e-5, abs=1e-7), name
+            # The hinge is a difference of errors near 1, each rounded to 1.2e-7.
+            assert step_two[name] == pytest.approx(step_one[name], rel=1e-5, abs=5e-7), name
     for net_one, net_two in zip(one['weights'], two['weights'], strict=True):
         for name, weights in net_one.items():
             torch.testing.assert_close(net_two[name], weights, rtol=1e-5, atol=1e-6)
