@@ -25,7 +25,7 @@ from noiseda_model.engine import DTYPES
 from noiseda_model.inference import fitting_tile, restore_strips, self_ensemble
 from noiseda_model.options import check_networks, read_network, read_option_file
 
-OVERLAP = 64  # pixels that neighbouring tiles share; docs/restore.md has what it leaves of the seams
+OVERLAP = 32  # pixels that neighbouring tiles share; docs/restore.md has what it leaves of the seams
 
 
 def load_trained(weights, option_file=None, key=None):
@@ -85,7 +85,7 @@ class Restorer:
         precision (str): fp32, bf16 or fp16, of the network's own arithmetic.
         tile (int | None | 'auto'): Largest side given to the network; None: the whole image; 'auto': by the free
             memory. Default: the option file's, None without one.
-        tile_overlap (int): Default: the option file's, else 64, or a quarter of a tile below 256.
+        tile_overlap (int): Default: the option file's, else 32, or a quarter of a tile below 128.
         batch (int): Tiles at a time.
         ensemble (bool): The mean over eight flips and rotations, in eight times the time.
 

@@ -145,7 +145,7 @@ def test_options_of_validation_are_followed(weights, tmp_path):
     assert (restorer.tile, restorer.overlap) == (16, 4)
     assert Restorer(weights).tile is None
     assert Restorer(weights, str(tmp_path / 'net.yml'), tile=32, tile_overlap=8).tile == 32
-    assert [Restorer(weights, tile=side).overlap for side in (32, 512)] == [8, 64]
+    assert [Restorer(weights, tile=side).overlap for side in (32, 512)] == [8, 32]
 
 
 @pytest.mark.parametrize('content, words', [
