@@ -102,7 +102,8 @@ def test_kill_minus_nine_at_any_moment(work, undisturbed):
 
 def test_processes_stop_together_and_restart_after_a_death(work):
     """A signal to torchrun; then one of its two processes dies, and it starts both again."""
-    process = start([*TORCHRUN, *command('stopped'), '--launcher', 'pytorch'], work)
+    no_workers = 'datasets:train:num_worker_per_gpu=0'  # under torchrun each starts anew, seconds, for every epoch
+    process = start([*TORCHRUN, *command('stopped', no_workers), '--launcher', 'pytorch'], work)
     wait_for(process, 'iter:       4')
     process.terminate()
     rest, _ = process.communicate(timeout=200)
@@ -110,7 +111,8 @@ def test_processes_stop_together_and_restart_after_a_death(work):
     assert iterations_saved(work, 'stopped')[-1] == last, rest
 
     total = last + 8
-    process = start([*TORCHRUN, '--max-restarts=1', *command('stopped', total=total), '--launcher', 'pytorch'], work)
+    again = command('stopped', no_workers, total=total)
+    process = start([*TORCHRUN, '--max-restarts=1', *again, '--launcher', 'pytorch'], work)
     wait_for(process, 'Saved iteration')
     os.kill(worker_of(process.pid), signal.SIGKILL)
     rest, _ = process.communicate(timeout=280)
