@@ -92,7 +92,8 @@ def test_two_processes_train_and_validate(work):
     (work / 'bn.yml').write_text(options)
     launcher = ['-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone']
     env = {'PYTHONPATH': f'{work}:{ROOT}'}
-    process = run([*launcher, TRAIN, '-opt', 'bn.yml', '--launcher', 'pytorch'], work, env)
+    force = ['--force_yml', 'datasets:train:num_worker_per_gpu=0']  # each worker starts anew for every epoch
+    process = run([*launcher, TRAIN, '-opt', 'bn.yml', '--launcher', 'pytorch', *force], work, env)
     assert process.returncode == 0, process.stdout
     assert sorted(losses(process.stdout)) == list(range(1, 9))
     assert 'Validation val' in process.stdout
