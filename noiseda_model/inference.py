@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 from noiseda_arch.padding import pad_to_multiple, size_rule
 
-TILES = (1024, 768, 512, 384, 256, 192, 128, 96, 64)  # sides that fitting_tile chooses from
+TILES = (2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64)  # sides that fitting_tile chooses from
 
 
 def restore(net, image, size_multiple=None, tile=None, tile_overlap=32):

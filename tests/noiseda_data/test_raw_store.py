@@ -132,7 +132,7 @@ def dataset(raw):
                                   'dataroot_real': f'{gt};{lq}'})
 
 
-@pytest.mark.parametrize(('start', 'workers'), [('fork', 3), ('forkserver', 1), ('spawn', 8)])
+@pytest.mark.parametrize(('start', 'workers'), [('fork', 3), ('forkserver', 1), ('spawn', 4)])
 def test_workers_give_what_the_main_process_gives(dataset, start, workers):
     """Persistent workers, two epochs, after this process has read too."""
     sampler = ResumableSampler(dataset, 1, 0, ratio=4)

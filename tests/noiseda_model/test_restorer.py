@@ -185,9 +185,9 @@ def test_automatic_tiles_follow_the_free_memory(weights, monkeypatch):
         monkeypatch.setattr(Restorer, '_free', lambda self: free)
         return Restorer(weights, tile='auto')
 
-    assert tile(2**40).tile == 1024
+    assert tile(2**40).tile == 2048
     assert tile(1).tile == 64 and tile(1).overlap == 16
-    assert 64 < tile(20 * 2**20).tile < 1024
+    assert 64 < tile(20 * 2**20).tile < 2048
 
 
 def test_full_memory_is_told_with_what_helps(weights, photos, tmp_path, monkeypatch):
