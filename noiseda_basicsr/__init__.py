@@ -7,7 +7,7 @@ from noiseda_basicsr.imports import make_basicsr_importable
 
 make_basicsr_importable()
 
-from noiseda_basicsr.errors import InputError  # noqa: E402
+from noiseda_basicsr.errors import InputError, errors_in_one_line  # noqa: E402
 from noiseda_basicsr.lmdb_env import open_lmdb  # noqa: E402
 
-__all__ = ['InputError', 'open_lmdb']
+__all__ = ['InputError', 'errors_in_one_line', 'open_lmdb']

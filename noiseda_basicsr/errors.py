@@ -1,4 +1,6 @@
-"""The one exception for mistakes a user can mend."""
+"""The one exception for mistakes a user can mend, and how commands tell it."""
+import contextlib
+import sys
 
 
 class InputError(ValueError):
@@ -7,3 +9,12 @@ class InputError(ValueError):
     Its message names the file or option key and the remedy. The launchers print it without a traceback and exit
     with status 2.
     """
+
+
+@contextlib.contextmanager
+def errors_in_one_line():
+    """Around a command's work: an :class:`InputError` ends the process with ``error:`` and its message, status 1."""
+    try:
+        yield
+    except InputError as error:
+        sys.exit(f'error: {error}')

@@ -33,7 +33,7 @@ class Watch:
         self.sampler = None  # knows the epoch
         self.finished = 0  # iterations
         self.total = None
-        self.in_step = self.in_validation = False
+        self.doing = None  # 'step', 'validation', 'stopping', or between these None
         self.group = None  # of processes, for CPU tensors
         self.process = os.getpid()
 
@@ -62,23 +62,24 @@ class Watch:
 
         def update_learning_rate(current_iter, **options):
             if number := self.signal_anywhere():
+                self.doing = 'stopping'
                 self.save_together()
                 print(f'Stopped after iteration {self.finished}; continue with --auto_resume.', flush=True)
                 raise Interrupted(128 + number)
             update(current_iter, **options)
 
         def optimize_parameters(current_iter):
-            self.in_step = True
+            self.doing = 'step'
             optimize(current_iter)
-            self.in_step, self.finished = False, current_iter
+            self.doing, self.finished = None, current_iter
             bar.update()
-            if current_iter == bar.total:
+            if current_iter == self.total:
                 bar.close()
 
         def validation(*args, **options):
-            self.in_validation = True
+            self.doing = 'validation'
             validate(*args, **options)
-            self.in_validation = False
+            self.doing = None
 
         model.update_learning_rate, model.optimize_parameters = update_learning_rate, optimize_parameters
         model.validation = validation
@@ -105,10 +106,10 @@ class Watch:
 
         Several processes: the others learn of it where they begin the next iteration, for it is process 0 that saves.
         """
-        if self.model is None or self.in_step or not self.finished:
+        if self.model is None or self.doing == 'step' or not self.finished:
             return
         with contextlib.suppress(Exception):  # the error itself must be heard
-            if self.group and not self.in_validation and self.finished < self.total:
+            if self.group and self.doing is None and self.finished < self.total:
                 self.signal = FAILED
                 self.signal_anywhere()
                 self.save_together()

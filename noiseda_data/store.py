@@ -50,6 +50,13 @@ def to_float(image):
     return pixels
 
 
+def centre(image, size):
+    """The middle of an image (H, W, C), of up to ``size`` pixels a side."""
+    height, width = (min(size, side) for side in image.shape[:2])
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return np.ascontiguousarray(image[top:top + height, left:left + width])
+
+
 class FolderStore:
     """All images below a folder; the key is the path from there without its extension."""
 

@@ -5,7 +5,6 @@ x_t is made of a clean image y; the one condition is y with white Gaussian noise
 import argparse
 import csv
 import os
-import sys
 from os import path as osp
 
 import numpy as np
@@ -13,9 +12,9 @@ import torch
 from basicsr.archs import build_network
 from tqdm import tqdm
 
-from noiseda_basicsr import InputError
+from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_basicsr.checkpoint import load_checkpoint
-from noiseda_data.store import open_images, to_float
+from noiseda_data.store import centre, open_images, to_float
 from noiseda_model.diffusion import diffuse, noise_levels
 from noiseda_model.options import check_networks, read_diffusion_options, read_option_file
 
@@ -123,9 +122,7 @@ def centre_crop(image, size, name):
     height, width = image.shape[:2]
     if min(height, width) < size:
         raise InputError(f'{name}: is {width}x{height}, smaller than the crop of {size}x{size}; lower --size.')
-    top, left = (height - size) // 2, (width - size) // 2
-    crop = np.ascontiguousarray(image[top:top + size, left:left + size].transpose(2, 0, 1))
-    return torch.from_numpy(to_float(crop))
+    return torch.from_numpy(to_float(np.ascontiguousarray(centre(image, size).transpose(2, 0, 1))))
 
 
 def mean_and_error(values):
@@ -154,10 +151,7 @@ def by_level(errors, levels):
 
 def plot(path, curves, sigmas, levels, show=3):
     """The mean over all noise levels, and beside it ``show`` of them, with the standard error over images."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise InputError('The plot needs matplotlib: pip install matplotlib.') from error
+    import matplotlib
     matplotlib.use('Agg')
     matplotlib.rcParams['svg.fonttype'] = 'none'  # text stays text: a smaller file
     from matplotlib import pyplot
@@ -194,10 +188,8 @@ def main(arguments=None):
     parser.add_argument('--size', type=int, default=64, help='side of their centre crop (default: 64)')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args(arguments)
-    try:
+    with errors_in_one_line():
         run(args)
-    except InputError as error:
-        sys.exit(f'error: {error}')
 
 
 def run(args):

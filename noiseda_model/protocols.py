@@ -7,7 +7,6 @@ import argparse
 import csv
 import json
 import os
-import sys
 import time
 from os import path as osp
 from typing import NamedTuple
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from noiseda_basicsr import InputError
+from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_data.sidd import BlockStore, check_submission, save_submission
 from noiseda_data.store import open_one, to_float
 from noiseda_model.evaluation import METRICS, measure
@@ -200,10 +199,8 @@ def main(arguments=None):
     parser.add_argument('--save', metavar='FOLDER', help='write the restored images as PNGs')
     parser.add_argument('--submit', metavar='FILE.mat', help='write them as a submission to the SIDD benchmark')
     args = parser.parse_args(arguments)
-    try:
+    with errors_in_one_line():
         run(args)
-    except InputError as error:
-        sys.exit(f'error: {error}')
 
 
 def run(args):
@@ -259,8 +256,6 @@ def _open_results(args):
     if args.results and not (args.lq or args.opt or args.weights):
         return open_source(args.results, '--results')
     if args.lq and args.opt and args.weights and not args.results:
-        if not osp.isfile(args.opt):
-            raise InputError(f'{args.opt}: no such option file.')
         return RestoredStore(open_source(args.lq, '--lq'), Restorer(args.weights, args.opt))
     raise InputError('Give --results, or --lq with -opt and --weights.')
 

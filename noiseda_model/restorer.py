@@ -300,6 +300,7 @@ def restore_files(restorer, files, quality=95):
                 failed[source] = str(error)
             rate = number / (time.perf_counter() - start)
             bar.set_postfix_str(f'{number}/{len(files)} photos, {rate:.2f} photos/s')
+        encoding.result()  # of the last one, for errors that are no photo's
     return failed
 
 

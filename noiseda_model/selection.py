@@ -3,15 +3,14 @@ import argparse
 import csv
 import fnmatch
 import os
-import sys
 from os import path as osp
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
 
-from noiseda_basicsr import InputError
-from noiseda_data.store import open_images
+from noiseda_basicsr import InputError, errors_in_one_line
+from noiseda_data.store import centre, open_images
 from noiseda_model.condition_study import NoisePredictor
 from noiseda_model.criteria import CRITERIA, score
 from noiseda_model.evaluation import METRICS, measure
@@ -110,10 +109,7 @@ def read_photos(root, option, crop, names=None, count=None):
         raise InputError(f'{option} {root}: has no {missing[0]}; names must match those of --lq.')
     photos = {}
     for name in list(keys)[:count] if names is None else names:
-        image = to_8bit(store.read(keys[name]))
-        height, width = (min(crop, side) for side in image.shape[:2])
-        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-        photos[name] = np.ascontiguousarray(image[top:top + height, left:left + width])
+        photos[name] = centre(to_8bit(store.read(keys[name])), crop)
     return photos
 
 
@@ -188,10 +184,8 @@ def main(arguments=None):
     parser.add_argument('--group', action='append', default=[], metavar='PATTERN',
                         help='with --gt: also among the checkpoints whose names match, as "train_polyu/*"; repeatable')
     args = parser.parse_args(arguments)
-    try:
+    with errors_in_one_line():
         run(args)
-    except InputError as error:
-        sys.exit(f'error: {error}')
 
 
 def run(args):

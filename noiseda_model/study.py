@@ -36,7 +36,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from noiseda_basicsr import InputError
+from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_model.evaluation import METRICS, compare
 from noiseda_model.restorer import Restorer
 
@@ -329,10 +329,8 @@ def main(arguments=None):
     parser.add_argument('--processes', type=int, default=1, help='a training runs on so many (torchrun; default: 1)')
     parser.add_argument('--table', action='store_true', help='train nothing: the tables of what there is')
     args = parser.parse_args(arguments)
-    try:
+    with errors_in_one_line():
         run(args)
-    except InputError as error:
-        sys.exit(f'error: {error}')
 
 
 def run(args):

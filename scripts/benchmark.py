@@ -10,14 +10,13 @@ import argparse
 import json
 import multiprocessing
 import platform
-import sys
 import tempfile
 from statistics import median
 
 import cv2
 import torch
 
-from noiseda_basicsr import InputError
+from noiseda_basicsr import errors_in_one_line
 from noiseda_basicsr.fixes import apply_fixes
 from noiseda_data import benchmark
 from noiseda_model import benchmark as step_benchmark
@@ -32,10 +31,8 @@ def main():
     add_data(commands)
     add_restore(commands)
     args = parser.parse_args()
-    try:
+    with errors_in_one_line():
         args.run(args)
-    except InputError as error:
-        sys.exit(f'error: {error}')
 
 
 def add_data(commands):

@@ -8,12 +8,11 @@
 import argparse
 import csv
 import os
-import sys
 from os import path as osp
 
 import cv2
 
-from noiseda_basicsr import InputError
+from noiseda_basicsr import errors_in_one_line
 from noiseda_model.evaluation import METRICS, compare, comparison_picture, markdown_table
 from noiseda_model.restorer import Restorer
 
@@ -21,17 +20,15 @@ from noiseda_model.restorer import Restorer
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('networks', nargs='+', metavar='NAME=WEIGHTS', help='net_g_*.pth files and what to call them')
-    parser.add_argument('-opt', required=True, help='option file whose network_g they are')
+    parser.add_argument('-opt', help='option file of the networks, for weights that do not say what they are')
     parser.add_argument('--lq', required=True, help='folder or LMDB of degraded photos')
     parser.add_argument('--gt', required=True, help='folder or LMDB of their ground truth')
     parser.add_argument('--out', required=True, help='folder for comparison.png, figures.csv and table.md')
     parser.add_argument('--lpips', action='store_true', help="LPIPS too (AlexNet: NOISEDA_ALEXNET, or downloaded)")
     parser.add_argument('--show', type=int, default=4, help='photos in the picture (default: 4)')
     args = parser.parse_args()
-    try:
+    with errors_in_one_line():
         run(args)
-    except InputError as error:
-        sys.exit(f'error: {error}')
 
 
 def run(args):

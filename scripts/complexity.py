@@ -7,12 +7,11 @@ A network is named by an option file (its network_g) or as in network_g:type.
 """
 import argparse
 import csv
-import sys
 
 import torch
 
 from noiseda_arch.presets import PRESETS
-from noiseda_basicsr import InputError
+from noiseda_basicsr import errors_in_one_line
 from noiseda_basicsr.fixes import apply_fixes
 from noiseda_model.complexity import build, markdown, measure, rows
 
@@ -25,10 +24,8 @@ def main():
     args = parser.parse_args()
     apply_fixes()  # clear messages for unknown names
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
+    with errors_in_one_line():
         table = rows({name: measure(build(name), args.size, device) for name in args.networks}, args.size)
-    except InputError as error:
-        sys.exit(f'error: {error}')
     where = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
     print(f'{markdown(table)}\n\nPyTorch {torch.__version__}, {where}.')
     if args.csv:

@@ -6,9 +6,8 @@
     python scripts/create_lmdb.py --check datasets/photos.lmdb
 """
 import argparse
-import sys
 
-from noiseda_basicsr import InputError
+from noiseda_basicsr import errors_in_one_line
 from noiseda_data.lmdb_writer import check_lmdb, create_lmdb, extract_images
 
 
@@ -27,7 +26,7 @@ def main():
     args = parser.parse_args()
     if not args.check and not (args.source and args.target):
         parser.error('give a folder and an LMDB to write, or --check LMDB')
-    try:
+    with errors_in_one_line():
         if args.check:
             print(f'{args.check}: {check_lmdb(args.check)} images, all readable.')
             return
@@ -41,8 +40,6 @@ def main():
         count = create_lmdb(args.source, args.target, args.crop, args.step, keys, args.workers, args.compress_level,
                             args.raw)
         print(f'{args.target}: {count} images from {args.source}.')
-    except InputError as error:
-        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

@@ -7,9 +7,8 @@ The endings choose the formats: .pth and .safetensors hold the weights, for span
 .onnx (pip install onnx onnxruntime) and .pt (TorchScript) hold the computation, for images of any size.
 """
 import argparse
-import sys
 
-from noiseda_basicsr import InputError
+from noiseda_basicsr import errors_in_one_line
 from noiseda_model.export import export
 from noiseda_model.restorer import load_trained
 
@@ -18,16 +17,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('weights', help='net_g_*.pth, or any file that spandrel recognises')
     parser.add_argument('files', nargs='+', help='files to write')
-    parser.add_argument('-opt', help='option file whose network_g it is (default: what spandrel recognises)')
+    parser.add_argument('-opt', help='option file of the network, for weights that do not say what they are')
     parser.add_argument('--key', choices=['params_ema', 'params'], help='weights to take (default: averaged, if there)')
     parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help='one image size, for .onnx and .pt')
     args = parser.parse_args()
-    try:
+    with errors_in_one_line():
         net = load_trained(args.weights, args.opt, args.key)
         for path in args.files:
             print(export(net, path, args.size), flush=True)
-    except InputError as error:
-        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

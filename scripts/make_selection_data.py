@@ -8,23 +8,21 @@ truth. The domain ``soft`` is that of large photos seen at 100 %: the middle 128
 ``mild``; ``soft_clean`` are photos of OTHERS, enlarged alike.
 """
 import argparse
-import os
-import sys
-from os import path as osp
 
 import cv2
+import make_study_data
 import numpy as np
+from make_study_data import CROP, write
 
-from noiseda_basicsr import InputError
+from noiseda_basicsr import errors_in_one_line
 from noiseda_data.degradations import build_degradation
-from noiseda_data.store import open_one, to_float
+from noiseda_data.store import centre, open_one, to_float
 
-DOMAINS = {  # scripts/selection_study.sh repeats them for the oracles
-    'correlated': {'type': 'correlated_noise', 'sigma': 15, 'blur': 1.0, 'quality': 90},
-    'camera': {'type': 'camera', 'shot': [0.0003, 0.006]},
+DOMAINS = {  # scripts/selection_study.sh repeats those of the study for the oracles
+    **make_study_data.DOMAINS,
     'mild': {'type': 'correlated_noise', 'sigma': 5, 'blur': 1.0, 'quality': 95},  # about as noisy as PolyU
 }
-EVERY, CROP = 5, 256
+EVERY = 5
 
 
 def main():
@@ -33,10 +31,8 @@ def main():
     parser.add_argument('others', metavar='OTHERS')
     parser.add_argument('out', metavar='OUT')
     args = parser.parse_args()
-    try:
+    with errors_in_one_line():
         run(args)
-    except InputError as error:
-        sys.exit(f'error: {error}')
 
 
 def run(args):
@@ -46,7 +42,7 @@ def run(args):
         for number, key in enumerate(store.keys):
             rng = np.random.default_rng([0, number])  # the noise belongs to the photo
             is_test = number % EVERY == 0
-            image = centre(store.read(key)) if is_test else store.read(key)
+            image = centre(store.read(key), CROP) if is_test else store.read(key)
             write(degrade(to_float(image), rng), args.out, f'{domain}_{"test" if is_test else "train"}', key)
             if is_test:
                 write(to_float(image), args.out, 'truth', key)
@@ -67,17 +63,6 @@ def make_soft(store, others, out):
 
 def enlarged(image):
     return cv2.resize(centre(image, CROP // 2), (CROP, CROP), interpolation=cv2.INTER_CUBIC)
-
-
-def centre(image, crop=CROP):
-    top, left = ((side - crop) // 2 for side in image.shape[:2])
-    return np.ascontiguousarray(image[top:top + crop, left:left + crop])
-
-
-def write(image, *where):
-    path = osp.join(*where) + '.png'
-    os.makedirs(osp.dirname(path), exist_ok=True)
-    cv2.imwrite(path, (image[..., ::-1].clip(0, 1) * 255).round().astype(np.uint8))
 
 
 if __name__ == '__main__':

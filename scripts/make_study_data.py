@@ -7,16 +7,14 @@ CLEAN is a folder of clean photos. Of every five, OUT gets one to test and one t
 truth (``DOMAIN_train``).
 """
 import argparse
-import os
-import sys
 from os import path as osp
 
-import cv2
 import numpy as np
 
-from noiseda_basicsr import InputError
+from noiseda_basicsr import errors_in_one_line
 from noiseda_data.degradations import build_degradation
-from noiseda_data.store import open_one, to_float
+from noiseda_data.store import centre, open_one, to_float
+from noiseda_model.protocols import save_png
 
 DOMAINS = {  # options/study/*.yml repeat them for the oracles
     'correlated': {'type': 'correlated_noise', 'sigma': 15, 'blur': 1.0, 'quality': 90},
@@ -30,10 +28,8 @@ def main():
     parser.add_argument('clean', metavar='CLEAN')
     parser.add_argument('out', metavar='OUT')
     args = parser.parse_args()
-    try:
+    with errors_in_one_line():
         run(args)
-    except InputError as error:
-        sys.exit(f'error: {error}')
 
 
 def run(args):
@@ -43,22 +39,15 @@ def run(args):
         for number, key in enumerate(store.keys):
             rng = np.random.default_rng([0, number])  # the noise belongs to the photo
             split = SPLITS[number % len(SPLITS)]
-            image = store.read(key) if split == 'train' else centre(store.read(key))
+            image = store.read(key) if split == 'train' else centre(store.read(key), CROP)
             write(degrade(to_float(image), rng), args.out, f'{domain}_{split}', key)
             if split != 'train':
                 write(to_float(image), args.out, f'truth_{split}', key)
     print(f'{args.out}: {" and ".join(DOMAINS)}, of {len(store.keys)} photos each.')
 
 
-def centre(image):
-    top, left = ((side - CROP) // 2 for side in image.shape[:2])
-    return np.ascontiguousarray(image[top:top + CROP, left:left + CROP])
-
-
 def write(image, *where):
-    path = osp.join(*where) + '.png'
-    os.makedirs(osp.dirname(path), exist_ok=True)
-    cv2.imwrite(path, (image[..., ::-1].clip(0, 1) * 255).round().astype(np.uint8))
+    save_png(osp.join(*where) + '.png', (image.clip(0, 1) * 255).round().astype(np.uint8))
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from noiseda_basicsr import InputError
 from noiseda_data.degradations.draws import Range, gaussian
-from noiseda_data.store import open_images, to_float
+from noiseda_data.store import centre, open_images, to_float
 
 PHOTOS, CROP = 100, 1024  # so many photos are looked at, and their middle
 PATCH, STEP = 16, 8  # pixels
@@ -48,7 +48,7 @@ class NoiseOfPhotos:
         store = open_images(photos, 'photos')
         self.strength = Range('strength', strength)
         keys = store.keys[::math.ceil(len(store.keys) / PHOTOS)]
-        measured = filter(None, (measure_noise(to_float(middle(store.read(key)))) for key in keys))
+        measured = filter(None, (measure_noise(to_float(centre(store.read(key), CROP))) for key in keys))
         measured = sorted(measured, key=lambda profile: -profile.trust)
         if not measured:
             raise InputError(f'photos {photos}: all are too small or too much clipped to measure noise; give others, '
@@ -59,11 +59,6 @@ class NoiseOfPhotos:
         profile = self.profiles[rng.integers(len(self.profiles))]
         noise = synthesise(profile, image, rng)
         return (image + np.float32(self.strength(rng)) * noise).clip(0, 1)
-
-
-def middle(image):
-    top, left = (max(0, (side - CROP) // 2) for side in image.shape[:2])
-    return image[top:top + CROP, left:left + CROP]
 
 
 def measure_noise(image):

@@ -5,12 +5,11 @@ import html
 import json
 import math
 import os
-import sys
 import time
 from importlib import metadata, resources
 from os import path as osp
 
-from noiseda_basicsr import InputError
+from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_model.evaluation import METRICS
 from noiseda_model.protocols import definition
 from noiseda_model.report.pictures import choose, encode_all, thumbnail, window
@@ -47,10 +46,8 @@ def main(arguments=None):
     parser.add_argument('--max-mb', type=float, default=25,
                         help='megabytes of pictures: PNGs if these fit, else JPEGs, else fewer (default: 25)')
     args = parser.parse_args(arguments)
-    try:
+    with errors_in_one_line():
         run(args)
-    except InputError as error:
-        sys.exit(f'error: {error}')
 
 
 def run(args):

@@ -183,6 +183,21 @@ def train_until_an_error(rank, folder):
     os._exit(4)
 
 
+def test_an_error_while_stopping_waits_for_no_other_process(tmp_path, monkeypatch):
+    """The others wait at a barrier then, so to ask them anything would never be answered."""
+    model, watch, asked = Recording(tmp_path, 0), Watch(), []
+    watch.sampler = SimpleNamespace(epoch=0)
+    watch.attach(model, {'path': {}, 'dist': False, 'rank': 1, 'train': {'total_iter': 10}})
+    model.optimize_parameters(1)
+    watch.group, watch.signal = 'two processes', signal.SIGTERM
+    monkeypatch.setattr(watch, 'signal_anywhere', lambda: asked.append(watch.signal) or watch.signal)
+    monkeypatch.setattr(model, 'save', lambda *args: (_ for _ in ()).throw(InputError('the disk is full')))
+    with pytest.raises(InputError):
+        model.update_learning_rate(2)
+    watch.save_after_error()
+    assert asked == [signal.SIGTERM]
+
+
 def test_a_killed_data_loader_worker_is_explained(work):
     process = start(command('worker', total=4000), work)
     wait_for(process, 'iter:       4')
