@@ -47,6 +47,11 @@ def train(target, option_file, rank, world):
         model.feed_data(dict(zip(('lq', 'gt', 'real'), images[:, share], strict=True)))
         model.optimize_parameters(step)
         losses.append(model.get_current_log())
+    if world > 1:
+        watched = model.monitor.batch['lq']
+        everywhere = [torch.empty_like(watched) for _ in range(world)]
+        torch.distributed.all_gather(everywhere, watched)
+        assert all(torch.equal(everywhere[0], other) for other in everywhere), 'the monitor looks at other samples'
     if rank == 0:
         nets = (model.net_g, model.net_diffusion, model.net_g_ema)
         weights = [model.get_bare_model(net).state_dict() for net in nets]

@@ -145,7 +145,11 @@ def test_a_broken_image_in_mid_epoch_stops_with_its_name_and_a_saved_state(work)
 
 def test_an_error_of_one_process_stops_all_after_the_same_iteration_with_a_saved_state(tmp_path):
     """Process 1 fails to read the images of iteration 4; process 0 saves iteration 3."""
-    torch.multiprocessing.spawn(train_until_an_error, [str(tmp_path)], nprocs=2)
+    both = torch.multiprocessing.spawn(train_until_an_error, [str(tmp_path)], nprocs=2, join=False)
+    ended = both.join(timeout=120) or both.join(timeout=120)  # the first to end, and the other
+    for process in both.processes:
+        process.kill()
+    assert ended
     assert sorted(os.listdir(tmp_path)) == ['group', 'process 0 saved 3', 'process 1 saved 3']  # the model sees to who
 
 

@@ -85,7 +85,7 @@ def test_texture_beside_smooth_places_is_no_noise_and_texture_everywhere_is_not_
 
 
 def test_half_of_the_photos_count_and_each_image_gets_the_noise_of_one(tmp_path):
-    photos = {f'{number}.png': 0.5 + sigma * noise(number) for number, sigma in enumerate([0.01, 0.05])}
+    photos = {f'smooth{number}.png': 0.5 + sigma * noise(number) for number, sigma in enumerate([0.01, 0.05])}
     rough = 0.5 + 0.3 * TEXTURE * np.linspace(0.1, 1, 384)[None, :, None]
     photos |= {f'rough{number}.png': rough + 0.01 * noise(number) for number in range(2)}
     write_images(tmp_path / 'photos', {name: (255 * np.clip(photo, 0, 1)).astype(np.uint8)
