@@ -1,6 +1,7 @@
 """Synthetic pairs, real photos without ground truth, and clean references, drawn independently of each other."""
 import math
 
+import cv2
 import numpy as np
 import torch
 from basicsr.utils import get_root_logger
@@ -10,10 +11,11 @@ from torch.utils.data import Dataset, get_worker_info
 
 from noiseda_basicsr import InputError
 from noiseda_data.degradations import build_degradation
+from noiseda_data.degradations.draws import Range
 from noiseda_data.store import open_images, to_float
 
-OWN_OPTIONS = ('dataroot_gt', 'dataroot_lq', 'dataroot_real', 'dataroot_ref', 'degradation', 'filename_tmpl', 'gt_size',
-               'use_hflip', 'use_rot', 'on_error')
+OWN_OPTIONS = ('dataroot_gt', 'dataroot_lq', 'dataroot_real', 'dataroot_ref', 'degradation', 'enlarge', 'filename_tmpl',
+               'gt_size', 'use_hflip', 'use_rot', 'on_error')
 BASICSR_OPTIONS = ('name', 'type', 'phase', 'scale', 'io_backend', 'batch_size_per_gpu', 'num_worker_per_gpu',
                    'dataset_enlarge_ratio', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory', 'persistent_workers')
 SKIPS = 20  # broken images in a row that are an accident; more are a mistake
@@ -56,6 +58,7 @@ class PairedUnpairedDataset(Dataset):
         self.is_train = opt['phase'] == 'train'
         self.stores = {stream: self._open(stream) for stream in ('gt', 'lq', 'real', 'ref')}
         self.degrade = build_degradation(opt['degradation']) if opt.get('degradation') else None
+        self.enlarge = Range(f"datasets:{opt['phase']}:enlarge", opt.get('enlarge', 1), 1)
         self._check_streams()
         self.pairs = self._pair_up()
         self.seed = torch.initial_seed()
@@ -138,7 +141,7 @@ class PairedUnpairedDataset(Dataset):
             raise InputError(f"{self.stores['lq'].location(lq_key)} is {lq_w}x{lq_h} but "
                              f"{self.stores['gt'].location(gt_key)} is {w}x{h}; a pair must be of equal size.")
         if self.is_train:
-            images = self._augment(images, rng)
+            images = self._augment(images, rng, self.enlarge(rng) if self.opt.get('enlarge') else 1)
             for stream in ('real', 'ref'):
                 if store := self.stores[stream]:
                     key = store.keys[rng.integers(len(store.keys))]
@@ -167,9 +170,10 @@ class PairedUnpairedDataset(Dataset):
             self.stream, self.stream_owner = np.random.default_rng((owner or torch.initial_seed()) % 2**63), owner
         return self.stream
 
-    def _augment(self, images, rng):
-        """One crop and one of the eight flips/rotations, the same for all ``images``."""
-        size = self.opt['gt_size']
+    def _augment(self, images, rng, enlarge=1):
+        """One crop, enlarged, and one of the eight flips/rotations, the same for all ``images``."""
+        side = self.opt['gt_size']
+        size = max(1, round(side / enlarge))
         height, width = next(iter(images.values())).shape[:2]
         if min(height, width) < size:
             pad = ((0, max(0, size - height)), (0, max(0, size - width)), (0, 0))
@@ -181,6 +185,8 @@ class PairedUnpairedDataset(Dataset):
 
         def transform(image):
             patch = image[top:top + size, left:left + size].copy()  # row by row; turning it first would be slower
+            if size != side:
+                patch = cv2.resize(patch, (side, side), interpolation=cv2.INTER_CUBIC)
             patch = patch[:, ::-1] if flip_x else patch
             patch = patch[::-1] if flip_y else patch
             return patch.transpose(1, 0, 2) if transpose else patch
