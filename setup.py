@@ -17,7 +17,7 @@ setup(
     python_requires='>=3.10',
     packages=['noiseda_arch', 'noiseda_basicsr', 'noiseda_data', 'noiseda_data.degradations', 'noiseda_model',
               'noiseda_model.report'],
-    package_data={'noiseda_model.report': ['page.*']},
+    package_data={'noiseda_model': ['weights/*'], 'noiseda_model.report': ['page.*']},
     install_requires=[
         'basicsr>=1.4.2',
         'lmdb>=1.4',

@@ -20,7 +20,7 @@ def atomic_save(content, path):
     """
     partial = f'{path}.partial'
     try:
-        os.makedirs(osp.dirname(path), exist_ok=True)
+        os.makedirs(osp.dirname(osp.abspath(path)), exist_ok=True)
         with open(partial, 'wb') as file:
             torch.save(content, file)
             file.flush()
@@ -65,10 +65,16 @@ def save_network(self, net, net_label, current_iter, param_key='params'):
         for key, bare in zip(param_keys, nets, strict=True)
     }
     network = net_label.replace('net_', 'network_')
-    if network in self.opt and self.opt[network]['type'] != 'SpandrelArch':  # that needs a file; spandrel knows it
-        weights[network] = json.loads(json.dumps(self.opt[network]))
+    weights |= network_note(network, self.opt.get(network))
     label = 'latest' if current_iter == -1 else current_iter
     atomic_save(weights, osp.join(self.opt['path']['models'], f'{net_label}_{label}.pth'))
+
+
+def network_note(key, network):
+    """What is noted beside parameters: {key: the network's options}; of a SpandrelArch nothing, spandrel knows it."""
+    if not network or network['type'] == 'SpandrelArch':
+        return {}
+    return {key: json.loads(json.dumps(network))}  # plain containers, which load with weights_only
 
 
 @master_only

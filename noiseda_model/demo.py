@@ -19,10 +19,11 @@ import pyvips
 from noiseda_basicsr import InputError
 from noiseda_data.photo import WRITERS, Photo
 from noiseda_model.engine import DTYPES
-from noiseda_model.restorer import Restorer
+from noiseda_model.restorer import SHIPPED, Restorer
 
 HOST = '127.0.0.1'
 FOUND = 'experiments/*/models/net_g_*.pth'
+LABEL = 'Noise of photos (shipped)'
 PREVIEW = 4096  # longest side of what the slider shows; browsers become slow with more
 AUTO, WHOLE, SAME = 'automatic', 'whole photo', 'as the photo'
 TILES = [AUTO, WHOLE, '1024', '512', '256', '128']
@@ -135,13 +136,14 @@ def _of_restorer(restorer, photo):
 
 
 def find_weights(given):
-    """{label: file} to choose from: those given, else every restoration network of the experiments, newest first."""
+    """{label: file} to choose from: those given, else the experiments' networks, newest first, then the shipped one."""
     missing = [path for path in given if not osp.isfile(path)]
     if missing:
         raise InputError(f'{missing[0]}: no such weights.')
     paths = [osp.abspath(path) for path in given or sorted(glob.glob(FOUND), key=osp.getmtime, reverse=True)]
     labels = ['/'.join([part for part in path.split(os.sep) if part != 'models'][-2:]) for path in paths]
-    return {label if labels.count(label) == 1 else path: path for label, path in zip(labels, paths, strict=True)}
+    found = {label if labels.count(label) == 1 else path: path for label, path in zip(labels, paths, strict=True)}
+    return found if given else {**found, LABEL: SHIPPED}
 
 
 def tile_size(text):
@@ -293,7 +295,7 @@ def main(arguments=None):
         prog='noiseda-demo', description='Restore photos in the browser. The page is served to this computer alone, '
                                          'and nothing is sent elsewhere.')
     parser.add_argument('weights', nargs='*', help=f'net_g_*.pth, or any files that spandrel recognises, to choose '
-                                                   f'from (default: {FOUND})')
+                                                   f'from (default: {FOUND}, and the network shipped here)')
     parser.add_argument('-opt', help='option file of the network, for weights that do not say what they are')
     parser.add_argument('--device', help='cuda, cuda:1, mps, cpu (default: the best there is)')
     parser.add_argument('--port', type=int, help='default: the first free one from 7860')

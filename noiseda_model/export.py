@@ -1,5 +1,6 @@
 """A trained restoration network in the formats other programs read; each file is read back and compared."""
 import contextlib
+import copy
 import io
 import warnings
 from os import path as osp
@@ -14,13 +15,14 @@ from torch.nn import functional as F
 from noiseda_arch.padding import size_rule
 from noiseda_arch.spandrel_archs import REGISTRY, SpandrelArch
 from noiseda_basicsr import InputError
-from noiseda_basicsr.checkpoint import atomic_save
+from noiseda_basicsr.checkpoint import atomic_save, network_note
 from noiseda_model.inference import restore
 
 TOLERANCE = 1e-4  # of the largest output
+WEIGHTS = ('.pth', '.safetensors')
 
 
-def export(net, path, size=None):
+def export(net, path, size=None, network=None, half=False):
     """Write a network in the format of the file's ending, read it back and compare.
 
     .pth and .safetensors hold the weights under the names the architecture gave them; those of spandrel's architectures
@@ -31,6 +33,8 @@ def export(net, path, size=None):
         net (nn.Module): In eval mode, on the CPU.
         path (str): File to write.
         size (tuple[int]): (H, W) of every image, for networks that cannot be exported for all sizes.
+        network (dict): Its ``network_g`` block, noted in a .pth as training notes it: such a file needs no option file.
+        half (bool): Round the weights to half precision; the file is half as large. They compute as fp32 when loaded.
 
     Returns:
         str: What was compared, in one line.
@@ -39,25 +43,39 @@ def export(net, path, size=None):
         InputError: The ending is unknown, a package is missing, or what was read back restores differently.
     """
     ending = osp.splitext(path)[1]
-    writers = {'.pth': _to_pth, '.safetensors': _to_safetensors, '.onnx': _to_onnx, '.pt': _to_torchscript}
+    writers = {'.onnx': _to_onnx, '.pt': _to_torchscript}
+    if ending in WEIGHTS:
+        return _export_weights(net, path, network, half)
     if ending not in writers:
-        raise InputError(f'{path}: the ending must be one of {", ".join(writers)}.')
-    if ending in ('.pth', '.safetensors'):
-        writers[ending](net, path)
-        return _compare_in_spandrel(net, path)
+        raise InputError(f'{path}: the ending must be one of {", ".join([*WEIGHTS, *writers])}.')
+    if half:
+        raise InputError(f'{path}: half precision is for files of weights, {" and ".join(WEIGHTS)}.')
     return _export_computation(net, path, writers[ending], size)
 
 
 # ---------------------------------------------------------------------- weights
 
 
-def _to_pth(net, path):
-    atomic_save({'params': net.state_dict()}, path)
+def _export_weights(net, path, network, half):
+    stored, told = _halved(net, path) if half else (net, '')
+    weights = stored.state_dict()
+    if path.endswith('.pth'):
+        atomic_save({'params': weights, **network_note('network_g', network)}, path)
+    else:
+        weights = {name: value.clone().contiguous() for name, value in weights.items()}  # none may share memory
+        safetensors.torch.save_file(weights, path, metadata={'format': 'pt'})
+    return _compare_in_spandrel(stored.float(), path) + told
 
 
-def _to_safetensors(net, path):
-    weights = {name: value.clone().contiguous() for name, value in net.state_dict().items()}  # none may share memory
-    safetensors.torch.save_file(weights, path, metadata={'format': 'pt'})
+def _halved(net, path):
+    """The network with weights of half precision, and how differently it restores."""
+    half = copy.deepcopy(net).half()
+    rounded = copy.deepcopy(half).float()
+    difference = max(_difference(restore(rounded, image), restore(net, image)) for image in _images(net, None))
+    if not difference < 1 / 255:  # NaN, too
+        raise InputError(f'{path}: with weights of half precision the network restores differently, by '
+                         f'{difference:.1e}; leave --half out.')
+    return half, f' Half precision changes the result by {255 * difference:.2g} of 255 at most.'
 
 
 def _compare_in_spandrel(net, path):

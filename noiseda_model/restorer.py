@@ -25,6 +25,7 @@ from noiseda_model.engine import DTYPES
 from noiseda_model.inference import fitting_tile, restore_strips, self_ensemble
 from noiseda_model.options import check_networks, read_network, read_option_file
 
+SHIPPED = osp.join(osp.dirname(__file__), 'weights', 'denoise.pth')  # of noisy photos; README.md is beside it
 OVERLAP = 32  # pixels that neighbouring tiles share; docs/restore.md has what it leaves of the seams
 
 
@@ -41,7 +42,7 @@ def load_trained(weights, option_file=None, key=None):
         InputError: The weights do not fit, or are not recognised.
     """
     content = read_weights(weights)
-    network = read_network(option_file) if option_file else content.get('network_g')
+    network = network_of(content, option_file)
     if network is None:
         net = SpandrelArch(weights)
         if key is None:
@@ -64,6 +65,11 @@ def load_trained(weights, option_file=None, key=None):
     return net.eval()
 
 
+def network_of(content, option_file=None):
+    """The ``network_g`` block of the option file, else the one noted in a weight file's content, else None."""
+    return read_network(option_file) if option_file else content.get('network_g')
+
+
 def _build(network, who):
     if network['type'] not in ARCH_REGISTRY:
         raise InputError(f"{who} the network {network['type']}, which is not registered; give the option file whose "
@@ -77,7 +83,8 @@ class Restorer:
     """A trained restoration network, applied to whole images.
 
     Args:
-        weights (str): net_g_*.pth, or any file that spandrel recognises.
+        weights (str): net_g_*.pth, or any file that spandrel recognises. Default: the network shipped here, which
+            removes noise.
         option_file (str): A train or test option file whose ``network_g`` it is; ``val:size_multiple``, ``val:tile``
             and ``val:tile_overlap`` are followed. Default: what the file itself says, see :func:`load_trained`.
         key (str): 'params' or 'params_ema'. Default: the averaged weights where there are any.
@@ -93,7 +100,7 @@ class Restorer:
         InputError: The weights do not fit, or an argument is out of its range.
     """
 
-    def __init__(self, weights, option_file=None, key=None, device=None, precision='fp32', tile='option file',
+    def __init__(self, weights=SHIPPED, option_file=None, key=None, device=None, precision='fp32', tile='option file',
                  tile_overlap=None, batch=1, ensemble=False):
         self.device = _device(device or best_device())
         self.net = load_trained(weights, option_file, key).to(self.device)
@@ -318,7 +325,8 @@ def main(arguments=None):
         prog='noiseda-restore', description='Restore photos with a trained network. Photos already restored are kept.')
     parser.add_argument('input', nargs='+', help='files, folders, or patterns in quotes ("photos/**/*.jpg")')
     parser.add_argument('-o', '--out', required=True, help='folder for the restored photos, or a file for a single one')
-    parser.add_argument('--weights', required=True, help='net_g_*.pth, or any file that spandrel recognises')
+    parser.add_argument('--weights', help='net_g_*.pth, or any file that spandrel recognises '
+                        '(default: the network shipped here, which removes noise)')
     parser.add_argument('-opt', help='option file of the network, for weights that do not say what they are')
     parser.add_argument('--key', choices=['params_ema', 'params'], help='weights to take (default: averaged, if there)')
     parser.add_argument('--overwrite', action='store_true', help='restore again what is there already')
@@ -354,16 +362,19 @@ def run(args):
     for name, value, highest in (('--quality', args.quality, 100), ('--batch', args.batch, 4096)):
         if not 1 <= value <= highest:
             raise InputError(f'{name} is {value}; it must be 1 to {highest}.')
+    if args.opt and not args.weights:
+        raise InputError(f'-opt {args.opt}: whose weights? Give them with --weights, or leave -opt out.')
     files = plan(args.input, args.out, args.format and f'.{args.format}')
     todo = {target: source for target, source in files.items() if args.overwrite or not osp.exists(target)}
     if len(todo) < len(files):
         print(f'{len(files) - len(todo)} of {len(files)} photos are restored already; --overwrite restores them anew.')
     if not todo:
         return {}
-    restorer = Restorer(args.weights, args.opt, args.key, args.device, args.precision, args.tile, args.overlap,
-                        args.batch, args.self_ensemble)
+    restorer = Restorer(args.weights or SHIPPED, args.opt, args.key, args.device, args.precision, args.tile,
+                        args.overlap, args.batch, args.self_ensemble)
     how = f'tiles of {restorer.tile} pixels that share {restorer.overlap}' if restorer.tile else 'whole photos'
-    print(f'{type(restorer.net).__name__} of {args.weights} on {restorer.device}, {args.precision}, {how}.', flush=True)
+    source = args.weights or 'the shipped denoiser (--weights takes another)'
+    print(f'{type(restorer.net).__name__} of {source} on {restorer.device}, {args.precision}, {how}.', flush=True)
     start = time.perf_counter()
     failed = restore_files(restorer, todo, args.quality)
     seconds = time.perf_counter() - start

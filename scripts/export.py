@@ -8,9 +8,10 @@ The endings choose the formats: .pth and .safetensors hold the weights, for span
 """
 import argparse
 
+from noiseda_arch.spandrel_archs import read_weights
 from noiseda_basicsr import errors_in_one_line
 from noiseda_model.export import export
-from noiseda_model.restorer import load_trained
+from noiseda_model.restorer import load_trained, network_of
 
 
 def main():
@@ -19,12 +20,14 @@ def main():
     parser.add_argument('files', nargs='+', help='files to write')
     parser.add_argument('-opt', help='option file of the network, for weights that do not say what they are')
     parser.add_argument('--key', choices=['params_ema', 'params'], help='weights to take (default: averaged, if there)')
+    parser.add_argument('--half', action='store_true', help='weights of half precision, for .pth and .safetensors')
     parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help='one image size, for .onnx and .pt')
     args = parser.parse_args()
     with errors_in_one_line():
         net = load_trained(args.weights, args.opt, args.key)
+        network = network_of(read_weights(args.weights), args.opt)
         for path in args.files:
-            print(export(net, path, args.size), flush=True)
+            print(export(net, path, args.size, network, args.half), flush=True)
 
 
 if __name__ == '__main__':

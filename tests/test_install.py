@@ -37,5 +37,7 @@ def test_the_wheel_trains_by_its_console_script(tmp_path, image_folder):
     assert process.returncode == 0, process.stdout
     assert sorted(losses(process.stdout)) == list(range(1, 9))
     assert (tmp_path / 'experiments/tiny/models/net_g_latest.pth').is_file()
+    shipped = {path.name for path in (ROOT / 'noiseda_model/weights').iterdir()}
+    assert {path.name for path in (site / 'noiseda_model/weights').iterdir()} == shipped
     for command in ('test', 'prepare', 'evaluate'):
         assert (environment / f'bin/noiseda-{command}').is_file()

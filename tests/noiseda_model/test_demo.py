@@ -23,7 +23,7 @@ from noiseda_basicsr import InputError
 from noiseda_data.photo import Photo
 from noiseda_model import demo as module
 from noiseda_model.demo import AUTO, WHOLE, Stopped, Workshop, find_weights, main, preview, serving, tile_size
-from noiseda_model.restorer import Restorer
+from noiseda_model.restorer import SHIPPED, Restorer
 
 UNET = {'type': 'RestorationUNet', 'width': 4, 'depth': 2}
 
@@ -143,7 +143,8 @@ def test_a_photo_that_fails_leaves_nothing(weights, photos, tmp_path):
 
 def test_weights_are_found_newest_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert find_weights([]) == {}
+    shipped = {'Noise of photos (shipped)': SHIPPED}
+    assert find_weights([]) == shipped
     for age, name in enumerate(['b/models/net_g_2.pth', 'a/models/net_g_1.pth', 'a/models/net_diffusion_1.pth']):
         path = tmp_path / 'experiments' / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +152,7 @@ def test_weights_are_found_newest_first(tmp_path, monkeypatch):
         os.utime(path, (100 - age, 100 - age))
     models = {name: str(tmp_path / f'experiments/{name[0]}/models{name[1:]}') for name in ('b/net_g_2.pth',
                                                                                            'a/net_g_1.pth')}
-    assert list(find_weights([]).items()) == list(models.items())
+    assert list(find_weights([]).items()) == [*models.items(), *shipped.items()]
     assert find_weights(['experiments/a/models/net_g_1.pth']) == {'a/net_g_1.pth': models['a/net_g_1.pth']}
     (tmp_path / 'a').mkdir()
     (tmp_path / 'a/net_g_1.pth').touch()

@@ -9,11 +9,11 @@ from basicsr.archs import build_network
 from cli import ROOT, run
 from tiny_networks import TINY
 
-from noiseda_arch.spandrel_archs import REGISTRY
+from noiseda_arch.spandrel_archs import REGISTRY, read_weights
 from noiseda_basicsr import InputError
 from noiseda_model.export import export
 from noiseda_model.inference import restore
-from noiseda_model.restorer import load_trained
+from noiseda_model.restorer import load_trained, network_of
 
 SIZES = [(45, 61), (64, 48), (83, 51)]
 # Those that take a second at most; docs/networks.md says what came of the others.
@@ -100,9 +100,51 @@ def test_averaged_weights_are_taken_unless_others_are_asked_for(tmp_path):
         load_trained(path, key='params_ema')
 
 
+@pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
+def test_weights_of_half_precision_restore_as_rounded_ones(ending, tmp_path):
+    net, path = tiny('NAFNet'), str(tmp_path / f'net{ending}')
+    line = export(net, path, half=True)
+    assert 'restores alike' in line and 'Half precision changes the result by 0.' in line
+    rounded = tiny('NAFNet')
+    rounded.load_state_dict({name: value.half() for name, value in net.state_dict().items()})
+    loaded = load_trained(path)
+    assert {value.dtype for value in loaded.state_dict().values()} == {torch.float32}
+    assert_same(loaded, rounded, tolerance=1e-6)
+    assert {value.dtype for value in net.state_dict().values()} == {torch.float32}  # the network itself is as it was
+    content = read_weights(path)
+    assert {value.dtype for value in content.get('params', content).values()} == {torch.float16}
+
+
+def test_half_precision_is_refused_where_it_does_harm_or_has_no_place(tmp_path):
+    net = tiny('RestorationUNet')
+    for ending in ('onnx', 'pt'):
+        with pytest.raises(InputError, match=f'net.{ending}: half precision is for files of weights'):
+            export(net, str(tmp_path / f'net.{ending}'), half=True)
+    with torch.no_grad():
+        net.to_residual.bias += 1e5  # beyond the largest number of half precision
+    with pytest.raises(InputError, match='half precision the network restores differently, by .*leave --half out'):
+        export(net, str(tmp_path / 'net.pth'), half=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pth_names_its_network_where_that_is_known(tmp_path):
+    net, path, network = tiny('RestorationUNet'), str(tmp_path / 'net.pth'), {'type': 'RestorationUNet', 'width': 4,
+                                                                              'depth': 2}
+    export(net, path, network=network)
+    assert network_of(read_weights(path)) == network
+    assert_same(load_trained(path), net, tolerance=0)
+    export(net, path, network={'type': 'SpandrelArch', 'path': 'elsewhere.pth'})
+    assert network_of(read_weights(path)) is None
+
+
 def test_the_command(tmp_path):
     torch.save({'params': tiny('RestorationUNet').state_dict()}, tmp_path / 'net.pth')
     (tmp_path / 'tiny.yml').write_text('network_g: {type: RestorationUNet, width: 4, depth: 2}')
+    process = run([ROOT / 'scripts/export.py', 'net.pth', '-opt', 'tiny.yml', '--half', 'half.pth'], tmp_path)
+    assert process.returncode == 0 and 'half.pth: written.' in process.stdout
+    half = torch.load(tmp_path / 'half.pth', weights_only=True)
+    assert {value.dtype for value in half['params'].values()} == {torch.float16}
+    assert half['network_g'] == {'type': 'RestorationUNet', 'width': 4, 'depth': 2}
     process = run([ROOT / 'scripts/export.py', 'net.pth', '-opt', 'tiny.yml', 'a.pt', 'a.zip'], tmp_path)
     written, error = process.stdout.strip().splitlines()[-2:]
     assert written.startswith('a.pt: written, for images of any size') and (tmp_path / 'a.pt').is_file()

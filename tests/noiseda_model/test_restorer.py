@@ -309,6 +309,11 @@ def test_bad_arguments_are_told_in_one_line(weights, photos, tmp_path, arguments
     assert not (tmp_path / 'out').exists()
 
 
+def test_an_option_file_needs_the_weights_it_is_of(photos, tmp_path):
+    code = command(photos, '-o', tmp_path / 'out', '-opt', 'net.yml')
+    assert code.startswith('error: -opt net.yml: whose weights? Give them with --weights')
+
+
 def test_best_device_is_the_processor_here(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: True)
