@@ -12,10 +12,8 @@ own JPEG compression and their cameras' noise left is then below what can be see
 import argparse
 import csv
 import os
-import struct
 import subprocess
 import tempfile
-import zlib
 from os import path as osp
 from pathlib import Path
 
@@ -47,7 +45,7 @@ def make(packages, out, table=TABLE):
             for row in rows:
                 if row['package'] == package:
                     target = osp.join(out, f'{row["name"]}.png')
-                    _reduce(_in_folder(folder, row['file']), target, int(row['longest side']))
+                    _reduce(osp.join(folder, row['file']), target, int(row['longest side']))
                     yield target
 
 
@@ -57,37 +55,6 @@ def _unpack(packages, package, folder):
     if not found:
         raise InputError(f'{packages}: no {name} of version {version} there; apt-get download {package} brings it.')
     subprocess.run(['dpkg', '-x', found[0], folder], check=True)
-
-
-def _in_folder(folder, name):
-    """The file of that name; one inside a Qt resource file, ``a.rcc/path``, is taken out of it first."""
-    archive, inside, rest = name.partition('.rcc/')
-    if not inside:
-        return osp.join(folder, name)
-    path = osp.join(folder, osp.basename(rest))
-    Path(path).write_bytes(_resource(Path(folder, f'{archive}.rcc').read_bytes(), rest.split('/')))
-    return path
-
-
-def _resource(content, path):
-    """One file of a Qt resource file: a tree of nodes, their names, their data."""
-    version, tree, data, names = struct.unpack_from('>4I', content, 4)
-    size = 14 if version == 1 else 22
-
-    def name(node):
-        start = names + struct.unpack_from('>I', content, tree + node * size)[0]
-        length = struct.unpack_from('>H', content, start)[0]
-        return content[start + 6:start + 6 + 2 * length].decode('utf-16-be')
-
-    node = 0
-    for part in path:
-        count, first = struct.unpack_from('>II', content, tree + node * size + 6)
-        node = next(child for child in range(first, first + count) if name(child) == part)
-    flags, = struct.unpack_from('>H', content, tree + node * size + 4)
-    start = data + struct.unpack_from('>I', content, tree + node * size + 10)[0]
-    length, = struct.unpack_from('>I', content, start)
-    stored = content[start + 4:start + 4 + length]
-    return zlib.decompress(stored[4:]) if flags & 1 else stored
 
 
 def _reduce(source, target, longest):
