@@ -37,7 +37,8 @@ class PairedUnpairedDataset(Dataset):
     ======== ============= =================================================================================
 
     ``gt``, ``real``, ``ref`` are in [0, 1]; ``lq`` too when read, but a synthesised one is not clipped. Crop and
-    flips/rotations are drawn separately for the pair, real and ref. Images smaller than the patch are reflected up.
+    flips/rotations are drawn separately for the pair, real and ref. Images smaller than the patch are reflected up. With
+    ``enlarge: [low, high]`` a smaller crop of gt is enlarged to a patch, by a factor drawn, before it is degraded.
     Validation and test items are whole images (``lq``, ``gt`` if given, ``lq_path``); ``dataroot_gt`` may be missing.
 
     A broken image stops the training; with ``on_error: skip`` another one takes its place, and the log names it.
@@ -80,6 +81,8 @@ class PairedUnpairedDataset(Dataset):
             raise InputError(f'{where}: give dataroot_lq or degradation, not both.')
         if not lq and not self.degrade:
             raise InputError(f'{where}: give dataroot_lq, or degradation to make lq from dataroot_gt.')
+        if lq and self.opt.get('enlarge'):
+            raise InputError(f'{where}: enlarge needs degradation; with dataroot_lq it would enlarge the noise, too.')
         if not gt and (self.is_train or self.degrade):
             raise InputError(f'{where}: dataroot_gt is missing.')
         if self.is_train and not self.opt.get('gt_size'):

@@ -181,6 +181,28 @@ def test_images_smaller_than_the_patch_are_reflected_up(position_folder, size):
     assert torch.equal(item['gt'], item['lq'])
 
 
+@pytest.mark.parametrize(('enlarge', 'low', 'high'), [(3, 3, 3), ([1, 3], 1, 3)])
+def test_clean_crops_are_enlarged_before_they_are_degraded(image_folder, enlarge, low, high):
+    """A crop enlarged by s of an image that rises by 4 a pixel rises by 4 / s."""
+    rows, columns = np.indices((60, 60))
+    folder = image_folder('ramp', {'000.png': np.stack([4 * rows, 4 * columns, 0 * rows], axis=-1).astype(np.uint8)})
+    dataset = build(dataroot_gt=folder, dataroot_real=folder, gt_size=24, enlarge=enlarge,
+                    degradation={'type': 'awgn', 'sigma': 0})
+    items = draws(dataset, 0, 60)
+
+    def slope(patch):  # away from the reflected margins
+        inner = patch.numpy()[:2, 4:-4, 4:-4] * 255
+        return max(abs(np.diff(inner.mean(axis=axis), axis=1)).mean(axis=1).max() for axis in (1, 2))
+
+    factors = np.array([4 / slope(item['gt']) for item in items])
+    assert factors.min() == pytest.approx(low, rel=0.05) and factors.max() == pytest.approx(high, rel=0.05)
+    crops = 24 / factors  # whole pixels, before they are enlarged
+    assert abs(crops - crops.round()).max() < 0.2
+    assert (len(np.unique(crops.round())) > 10) == (low < high)
+    assert all(slope(item['real']) == pytest.approx(4, abs=1e-3) for item in items)
+    assert all(torch.equal(item['lq'], item['gt']) for item in items)
+
+
 # ---------------------------------------------------------------------- degradations
 
 
