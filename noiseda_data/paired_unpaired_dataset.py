@@ -37,8 +37,8 @@ class PairedUnpairedDataset(Dataset):
     ======== ============= =================================================================================
 
     ``gt``, ``real``, ``ref`` are in [0, 1]; ``lq`` too when read, but a synthesised one is not clipped. Crop and
-    flips/rotations are drawn separately for the pair, real and ref. Images smaller than the patch are reflected up. With
-    ``enlarge: [low, high]`` a smaller crop of gt is enlarged to a patch, by a factor drawn, before it is degraded.
+    flips/rotations are drawn separately for the pair, real and ref. Images smaller than the patch are reflected up.
+    With ``enlarge: [low, high]`` a smaller crop of gt is enlarged to a patch, by a factor drawn, and then degraded.
     Validation and test items are whole images (``lq``, ``gt`` if given, ``lq_path``); ``dataroot_gt`` may be missing.
 
     A broken image stops the training; with ``on_error: skip`` another one takes its place, and the log names it.

@@ -196,9 +196,7 @@ def test_clean_crops_are_enlarged_before_they_are_degraded(image_folder, enlarge
 
     factors = np.array([4 / slope(item['gt']) for item in items])
     assert factors.min() == pytest.approx(low, rel=0.05) and factors.max() == pytest.approx(high, rel=0.05)
-    crops = 24 / factors  # whole pixels, before they are enlarged
-    assert abs(crops - crops.round()).max() < 0.2
-    assert (len(np.unique(crops.round())) > 10) == (low < high)
+    assert (factors.std() > 0.4) == (low < high)
     assert all(slope(item['real']) == pytest.approx(4, abs=1e-3) for item in items)
     assert all(torch.equal(item['lq'], item['gt']) for item in items)
 
