@@ -49,6 +49,7 @@ setup(
         'console_scripts': [
             'noiseda-demo = noiseda_model.demo:main',
             'noiseda-evaluate = noiseda_model.protocols:main',
+            'noiseda-measure = noiseda_data.measure:main',
             'noiseda-prepare = noiseda_data.prepare:main',
             'noiseda-report = noiseda_model.report.command:main',
             'noiseda-restore = noiseda_model.restorer:main',

@@ -81,7 +81,7 @@ class PairedUnpairedDataset(Dataset):
             raise InputError(f'{where}: give dataroot_lq or degradation, not both.')
         if not lq and not self.degrade:
             raise InputError(f'{where}: give dataroot_lq, or degradation to make lq from dataroot_gt.')
-        if lq and self.opt.get('enlarge'):
+        if lq and self.enlarge.high > 1:
             raise InputError(f'{where}: enlarge needs degradation; with dataroot_lq it would enlarge the noise, too.')
         if not gt and (self.is_train or self.degrade):
             raise InputError(f'{where}: dataroot_gt is missing.')
@@ -144,7 +144,7 @@ class PairedUnpairedDataset(Dataset):
             raise InputError(f"{self.stores['lq'].location(lq_key)} is {lq_w}x{lq_h} but "
                              f"{self.stores['gt'].location(gt_key)} is {w}x{h}; a pair must be of equal size.")
         if self.is_train:
-            images = self._augment(images, rng, self.enlarge(rng) if self.opt.get('enlarge') else 1)
+            images = self._augment(images, rng, self.enlarge(rng) if self.enlarge.high > 1 else 1)
             for stream in ('real', 'ref'):
                 if store := self.stores[stream]:
                     key = store.keys[rng.integers(len(store.keys))]

@@ -1,0 +1,90 @@
+"""Noise and softness of photos, against edges blurred and images enlarged by known amounts."""
+import cv2
+import numpy as np
+import pytest
+import yaml
+from images import write_images
+from scipy import ndimage, special
+
+from noiseda_data.degradations import build_degradation
+from noiseda_data.measure import edge_width, enlargement, main, neighbours
+
+
+def step(blur, noise=0.0):
+    """A step at every 64th column, blurred by a Gaussian."""
+    columns = np.arange(256)
+    image = sum((-1)**n * special.ndtr((columns - at) / blur) for n, at in enumerate(range(32, 256, 64)))
+    image = np.broadcast_to((0.2 + 0.6 * image)[None, :, None], (256, 256, 3))
+    return (image + noise * np.random.default_rng(0).normal(size=image.shape)).astype(np.float32)
+
+
+def scene(seed, size=(240, 200)):
+    """Dark and bright regions with edges as sharp as the area of a pixel allows, uint8 (H, W, 3)."""
+    field = ndimage.zoom(np.random.default_rng(seed).normal(size=(12, 10)), 80, order=3)
+    image = cv2.resize(60 + 120.0 * (field > 0), size[::-1], interpolation=cv2.INTER_AREA)
+    return np.repeat(image[..., None], 3, axis=2).astype(np.uint8)
+
+
+def enlarged(image, factor):
+    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.mark.parametrize('blur', [1.5, 2, 3, 12])
+def test_width_of_a_blurred_step(blur):
+    assert edge_width(step(blur)) == pytest.approx(blur, rel=0.03)
+
+
+@pytest.mark.parametrize('blur', [1.5, 3])
+def test_noise_narrows_edges_a_little(blur):
+    assert 0.8 * blur < edge_width(step(blur, 5 / 255)) < blur
+
+
+def test_a_step_from_one_pixel_to_the_next_has_hardly_a_width():
+    assert edge_width((step(0.01) > 0.5).astype(np.float32)) < 0.5
+
+
+@pytest.mark.parametrize('noise', [0, 4])
+def test_enlargement_is_found(tmp_path, noise):
+    write_images(tmp_path / 'clean', {f'{n}.png': scene(n) for n in range(3)})
+    rng = np.random.default_rng(0)
+    for factor in (1, 3):
+        photos = {f'{n}.png': enlarged(scene(n + 10), factor) for n in range(3)}
+        photos = {name: (image + noise * rng.normal(size=image.shape)).round().clip(0, 255).astype(np.uint8)
+                  for name, image in photos.items()}
+        write_images(tmp_path / f'photos{factor}', photos)
+        found = enlargement(str(tmp_path / f'photos{factor}'), str(tmp_path / 'clean'))
+        assert found == pytest.approx(factor, rel=0.1) if factor > 1 else found < 2
+
+
+def test_correlation_of_neighbours():
+    kernel = np.zeros((3, 3, 5, 5))
+    kernel[range(3), range(3), 2, 2] = 1
+    assert neighbours(kernel) == pytest.approx(0)
+    kernel[range(3), range(3), 2, 3] = 1  # means of two in a row share half with the next
+    assert neighbours(kernel) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize('factor', [1, 3])
+def test_the_command_prints_options_that_training_takes(tmp_path, factor, capsys):
+    rng = np.random.default_rng(0)
+    write_images(tmp_path / 'clean', {f'{n}.png': scene(n) for n in range(3)})
+    write_images(tmp_path / 'photos', {
+        f'{n}.png': (enlarged(scene(n + 10), factor) + 6 * rng.normal(size=(240 * factor, 200 * factor, 3)))
+        .round().clip(0, 255).astype(np.uint8) for n in range(3)})
+    main([str(tmp_path / 'photos'), '--clean', str(tmp_path / 'clean')])
+    printed = capsys.readouterr().out
+    said, _, options = printed.partition('In the option file, under datasets: train:\n')
+    options = yaml.safe_load(options)
+    assert 'Noise, in the 2 photos with the clearest smooth areas' in said
+    sigma = [float(value) for value in said.split('standard deviation ')[1].split(' of 255')[0].split(' / ')]
+    assert len(sigma) == 5 and all(4.5 < value < 6.5 for value in (sigma[0], sigma[-1]))
+    low, high = options.get('enlarge', (1, 1))
+    assert low <= factor <= high and (high > 1) == (factor > 1)
+    degrade = build_degradation(options['degradation'])
+    assert degrade(np.full((32, 32, 3), 0.5, np.float32), rng).std() > 0.01
+
+
+def test_missing_folder(tmp_path):
+    write_images(tmp_path / 'clean', 1)
+    with pytest.raises(SystemExit, match='^error: .*nowhere'):
+        main([str(tmp_path / 'nowhere'), '--clean', str(tmp_path / 'clean')])
