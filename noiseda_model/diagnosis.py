@@ -32,6 +32,10 @@ from noiseda_model.selection import read_photos, read_truth
 BANDS = ((1, 100), (101, 300), (301, 999))  # of t
 LOOKS = 4  # draws a probe for the sensitivity, which is a mean over all probes
 NETWORKS = ('g', 'diffusion')
+SHOWN = {  # column of the table -> its format
+    'align_real': '+.3f', 'align_syn': '+.3f', 'smooth_real': '+.2f', 'smooth_syn': '+.2f', 'narrow_real': '.2f',
+    'narrow_syn': '.2f', 'repeat_real': '.2f', 'repeat_syn': '.2f', 'gap': '+.3f', 'open': '.0%', 'psnr': '.2f',
+    'smooth_truth': '+.2f', 'narrow_truth': '.2f', 'real_blur': '+.1%', 'syn_blur': '+.1%'}
 
 # ---------------------------------------------------------------------- what is measured
 
@@ -40,6 +44,16 @@ def cosine(a, b):
     """Of each sample of two batches, (B,); NaN where one of the two is zero: it has no direction."""
     a, b = a.flatten(1).double(), b.flatten(1).double()
     return (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1))
+
+
+def narrowness(images):
+    """Share of the power of each that its strongest 2 % of frequencies hold, (B,): 1 for stripes, 0.05 for white noise.
+
+    A gradient of photos is broad. A narrow one is a pattern of its own, which the two networks may agree upon.
+    """
+    power = torch.fft.fft2(images.double()).abs().square().sum(dim=1).flatten(1)
+    strongest = power.topk(max(1, power.shape[1] // 50), dim=1).values
+    return strongest.sum(dim=1) / power.sum(dim=1)
 
 
 def descent(model, streams, restored, timesteps, draws):
@@ -82,10 +96,11 @@ def align(model, batches, timesteps, draws):
     Returns:
         dict[str, float]: ``align_real``: cosine between the descent of L_dif at G(x^r) and truth - G(x^r), mean over
         probes, NaN without a gradient; ``align_real_error``, its standard error; ``smooth_real``, the cosine with
-        blurred G(x^r) - G(x^r); ``repeat_real``; the same of ``syn``, whose truth is gt; ``l_noise``, ``gap`` and
-        ``open``, the share of draws with an open hinge.
+        blurred G(x^r) - G(x^r); ``narrow_real``, its :func:`narrowness`; ``repeat_real``; the same of ``syn``, whose
+        truth is gt; ``l_noise``, ``gap`` and ``open``, the share of draws with an open hinge.
     """
-    found, losses = {f'{kind}_{name}': [] for name in ('real', 'syn') for kind in ('align', 'smooth', 'repeat')}, []
+    kinds, losses = ('align', 'smooth', 'narrow', 'repeat'), []
+    found = {f'{kind}_{name}': [] for name in ('real', 'syn') for kind in kinds}
     for batch in batches:
         streams = {key: value for key, value in batch.items() if key != 'truth'}
         with torch.no_grad():
@@ -95,9 +110,10 @@ def align(model, batches, timesteps, draws):
         losses += said
         for name, (even, odd) in halves.items():
             image, truth = restored[name], batch['truth' if name == 'real' else 'gt']
-            found[f'align_{name}'].append(cosine(even + odd, truth - image))
-            found[f'smooth_{name}'].append(cosine(even + odd, blurred(image) - image))
-            found[f'repeat_{name}'].append(cosine(even, odd))
+            measured = (cosine(even + odd, truth - image), cosine(even + odd, blurred(image) - image),
+                        narrowness(even + odd), cosine(even, odd))
+            for kind, values in zip(kinds, measured, strict=True):
+                found[f'{kind}_{name}'].append(values)
     row = {}
     for name, values in found.items():
         mean, error = mean_and_error(torch.cat(values).cpu().numpy()) if values else (np.nan, np.nan)
@@ -110,20 +126,21 @@ def align(model, batches, timesteps, draws):
 
 @torch.no_grad()
 def look(model, batches):
-    """Of the restored photos ``psnr`` (clipped, mean over probes) and ``smooth_truth``, whether they are too sharp: the
-    cosine of truth - G(x^r) with blurred G(x^r) - G(x^r); and the monitor's sensitivities over all probes.
+    """``psnr`` of the restored photos (clipped), what truth - G(x^r) is like (``smooth_truth``, ``narrow_truth``, as in
+    :func:`align`), means over probes; and the monitor's sensitivities over all probes.
     """
-    scores, smooth = [], []
+    scores, smooth, narrow = [], [], []
     for batch in batches:
         image = model.forward(model.net_g, batch['real'])
         scores.append(-10 * (image.clamp(0, 1) - batch['truth']).square().mean(dim=(1, 2, 3)).log10())
         smooth.append(cosine(batch['truth'] - image, blurred(image) - image))
+        narrow.append(narrowness(batch['truth'] - image))
+    found = {'psnr': scores, 'smooth_truth': smooth, 'narrow_truth': narrow}
     probes = {key: torch.cat([batch[key] for batch in batches]).repeat(LOOKS, 1, 1, 1) for key in batches[0]}
     probes.pop('truth')
     drawn = draw(probes['gt'], model.levels, model.diffusion_opt['timesteps'])
     model.monitor.batch = {**probes, **drawn._asdict()}
-    return {'psnr': torch.cat(scores).mean().item(), 'smooth_truth': torch.cat(smooth).mean().item(),
-            **model.monitor.look(model)}
+    return {name: torch.cat(values).mean().item() for name, values in found.items()} | model.monitor.look(model)
 
 
 def diagnose(model, batches, draws, seed=0):
@@ -231,21 +248,18 @@ def write_csv(path, rows):
 
 
 def markdown(rows):
-    """The same for the eye."""
-    sensitivities = [f'{name}_{kind}' for name in ('syn', 'real') for kind in ('blur', 'noise')]
-    kinds = ['align real', 'align syn', 'smooth real', 'smooth syn', 'repeat real', 'repeat syn']
-    header = ['run', 'iteration', 't', *kinds, 'L_noise', 'gap', 'open', 'PSNR', 'smooth truth',
-              *(name.replace('_', ' ') for name in sensitivities)]
-    lines = [header, ['---'] * len(header)]
+    """The most of it for the eye."""
+    lines = [['run', 'iteration', 'timesteps', *SHOWN], ['---'] * (3 + len(SHOWN))]
     for row in rows:
-        cells = [f"{row[f'align_{name}']:+.3f} ± {row[f'align_{name}_error']:.3f}" for name in ('real', 'syn')]
-        cells += [f'{row[kind.replace(" ", "_")]:+.2f}' for kind in kinds[2:]]
-        cells += [f"{row['l_noise']:.4f}", f"{row['gap']:+.3f}", f"{row['open']:.0%}"]
-        cells += [f"{row['psnr']:.2f}", f"{row['smooth_truth']:+.2f}"] if 'psnr' in row else ['', '']
-        cells += [f'{row[name]:+.1%}' if name in row else '' for name in sensitivities]
-        cells = ['' if 'nan' in cell else cell for cell in cells]
-        lines.append([row['run'], str(row['iteration']), row['timesteps'], *cells])
+        lines.append([row['run'], str(row['iteration']), row['timesteps'], *(_cell(row, name) for name in SHOWN)])
     return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in lines)
+
+
+def _cell(row, name):
+    if np.isnan(row.get(name, np.nan)):
+        return ''
+    error = f" ± {row[f'{name}_error']:.3f}" if f'{name}_error' in row else ''
+    return format(row[name], SHOWN[name]) + error
 
 
 def plot(path, rows):
@@ -298,10 +312,10 @@ def run(args):
     if args.draws < 2:
         raise InputError(f'--draws {args.draws}: must be 2 or more, for two halves to compare.')
     get_root_logger(log_level=logging.WARNING)
-    found = {osp.basename(osp.normpath(folder)): (folder, saved_iterations(folder)) for folder in args.runs}
+    found = {folder: saved_iterations(folder) for folder in args.runs}
     rows = []
-    for name, (folder, iterations) in found.items():
-        batches = None
+    for folder, iterations in found.items():
+        name, batches = osp.normpath(folder).removeprefix('experiments/'), None
         for iteration in tqdm(iterations, unit='iteration', desc=name):
             model = load_model(folder, iteration, args.opt)
             batches = batches or read_probes(model, args.lq, args.gt, args.size, args.seed)

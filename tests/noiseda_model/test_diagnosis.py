@@ -7,11 +7,12 @@ import pytest
 import torch
 from cli import ROOT, run
 from images import write_images
+from scipy.stats import gamma
 from small import SIZE, batch, build, small_opt, weights
 from torch import nn
 from torchvision.transforms.functional import gaussian_blur
 
-from noiseda_model.diagnosis import align, cosine, diagnose, load_model, look, main, read_probes
+from noiseda_model.diagnosis import align, cosine, diagnose, load_model, look, main, narrowness, read_probes
 from noiseda_model.diffusion import draw, noise_levels
 
 
@@ -153,6 +154,19 @@ def test_cosine_of_zero_is_undefined():
     assert found[0] == pytest.approx(24 / 25) and found[1].isnan()
 
 
+def test_stripes_are_narrow_and_noise_is_broad():
+    stripes = torch.sin(torch.arange(48) * 2 * torch.pi / 6).expand(1, 3, 48, 48)
+    noise = torch.randn(4, 3, 48, 48)
+    assert narrowness(stripes) == pytest.approx(1) and narrowness(torch.zeros(1, 3, 48, 48)).isnan()
+    assert narrowness(noise).mean() == pytest.approx(expected_of_noise(), abs=0.005)
+    assert narrowness(noise + 10 * stripes).min() > 0.9
+
+
+def expected_of_noise():
+    """The power of a frequency of three channels is Gamma(3): the share above its 98 % quantile."""
+    return gamma(4).sf(gamma(3).ppf(0.98))
+
+
 # ---------------------------------------------------------------------- the command
 
 
@@ -173,7 +187,7 @@ def trained(tmp_path, image_folder):
 
 
 def test_the_command_writes_what_diagnose_computes(trained, tmp_path):
-    process = run([ROOT / 'scripts/diagnose.py', *trained], tmp_path)
+    process = run([ROOT / 'scripts/diagnose.py', 'experiments/small/', *trained[1:]], tmp_path)
     assert process.returncode == 0, process.stdout
     with open(tmp_path / 'out/diagnosis.csv', newline='') as file:
         rows = list(csv.DictReader(file))
