@@ -48,6 +48,7 @@ setup(
     entry_points={
         'console_scripts': [
             'noiseda-demo = noiseda_model.demo:main',
+            'noiseda-diagnose = noiseda_model.diagnosis:main',
             'noiseda-evaluate = noiseda_model.protocols:main',
             'noiseda-measure = noiseda_data.measure:main',
             'noiseda-prepare = noiseda_data.prepare:main',

@@ -22,6 +22,10 @@ def is_blind(rises):
     return 'real_blur' in rises and rises['real_blur'] < BLIND < rises.get('syn_blur', 1)
 
 
+def blurred(image):
+    return gaussian_blur(image, 2 * round(3 * BLUR) + 1, BLUR)
+
+
 def sensitivity(error, conditions, generator):
     """How much the noise-prediction error rises when one condition is replaced by noise or by its own blurred copy.
 
@@ -38,8 +42,7 @@ def sensitivity(error, conditions, generator):
     rises = {}
     for name, image in conditions.items():
         noise = torch.randn(image.shape, generator=generator).to(image.device) * 0.25 + 0.5
-        size = 2 * round(3 * BLUR) + 1
-        for kind, other in (('noise', noise), ('blur', gaussian_blur(image, size, BLUR))):
+        for kind, other in (('noise', noise), ('blur', blurred(image))):
             rises[f'{name}_{kind}'] = (error({**conditions, name: other}) / usual - 1).item()
     return rises
 
