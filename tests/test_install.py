@@ -39,5 +39,5 @@ def test_the_wheel_trains_by_its_console_script(tmp_path, image_folder):
     assert (tmp_path / 'experiments/tiny/models/net_g_latest.pth').is_file()
     shipped = {path.name for path in (ROOT / 'noiseda_model/weights').iterdir()}
     assert {path.name for path in (site / 'noiseda_model/weights').iterdir()} == shipped
-    for command in ('test', 'prepare', 'evaluate', 'measure'):
+    for command in ('test', 'prepare', 'evaluate', 'measure', 'diagnose'):
         assert (environment / f'bin/noiseda-{command}').is_file()
