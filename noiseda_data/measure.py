@@ -5,13 +5,14 @@ import math
 import cv2
 import numpy as np
 
-from noiseda_basicsr import errors_in_one_line
+from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_data.degradations.photo_noise import NoiseOfPhotos
 from noiseda_data.store import centre, open_images, to_float
 
 FINE, COARSE = 1.0, 2.0  # pixels, the two scales at which the gradient of an edge is compared
 FINER = 2  # as the top of an edge lies between pixels
 STRONG, SHARPEST = 0.03, 0.1  # share of the pixels that may be edges; share of the edges that count as sharp
+LEAST = 0.01  # gradient of an edge, a pixel; noise has less
 PHOTOS, CROP = 30, 384  # so many photos of each folder are looked at, and their middle
 FACTORS = np.arange(1, 8.01, 0.25)
 SOFT = 2  # a lens or a demosaicing alone widens edges by less
@@ -27,10 +28,15 @@ def edge_width(image):
 
     Args:
         image (ndarray): float32 (H, W, 3) in [0, 1].
+
+    Returns:
+        float: NaN where there is no edge.
     """
     grey = cv2.resize(image.mean(axis=2), None, fx=FINER, fy=FINER, interpolation=cv2.INTER_CUBIC)
     fine, coarse = (gradient(grey, scale * FINER) for scale in (FINE, COARSE))
-    ridge = (coarse >= dilate(coarse, 4 * FINER)) & (coarse >= np.quantile(coarse, 1 - STRONG))
+    ridge = (coarse >= dilate(coarse, 4 * FINER)) & (coarse >= max(LEAST / FINER, np.quantile(coarse, 1 - STRONG)))
+    if not ridge.any():
+        return np.nan
     ratio = (dilate(fine, FINER) / coarse.clip(1e-9))[ridge].clip(1 + 1e-3, COARSE / FINE)
     return np.quantile(np.sqrt((COARSE**2 - (ratio * FINE)**2) / (ratio**2 - 1)), SHARPEST)
 
@@ -50,6 +56,9 @@ def enlargement(photos, clean):
     Args:
         photos (str): Folder or LMDB, or several joined by ``;``.
         clean (str): The same.
+
+    Raises:
+        InputError: No photo of the one or the other has an edge.
     """
     width = typical_width(photos, 1)
     widths = []
@@ -61,12 +70,15 @@ def enlargement(photos, clean):
 
 
 def typical_width(photos, factor):
-    """Median :func:`edge_width` of photos enlarged by a factor."""
+    """Median :func:`edge_width` of photos enlarged by a factor; those without an edge do not count."""
     store = open_images(photos, 'photos')
     keys = store.keys[::math.ceil(len(store.keys) / PHOTOS)]
     crops = (to_float(centre(store.read(key), math.ceil(CROP / factor))) for key in keys)
-    return np.median([edge_width(cv2.resize(crop, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC))
-                      for crop in crops])
+    widths = [edge_width(cv2.resize(crop, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)) for crop in crops]
+    if np.isnan(widths).all():
+        raise InputError(f'{photos}: no photo has an edge in its middle {CROP}x{CROP} pixels, so nothing says how soft '
+                         'they are. Give others.')
+    return np.nanmedian(widths)
 
 
 def describe_noise(photos):

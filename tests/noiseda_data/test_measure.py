@@ -6,6 +6,7 @@ import yaml
 from images import write_images
 from scipy import ndimage, special
 
+from noiseda_basicsr import InputError
 from noiseda_data.degradations import build_degradation
 from noiseda_data.measure import edge_width, enlargement, main, neighbours
 
@@ -82,6 +83,18 @@ def test_the_command_prints_options_that_training_takes(tmp_path, factor, capsys
     assert low <= factor <= high and (high > 1) == (factor > 1)
     degrade = build_degradation(options['degradation'])
     assert degrade(np.full((32, 32, 3), 0.5, np.float32), rng).std() > 0.01
+
+
+def test_photos_without_an_edge(tmp_path):
+    assert np.isnan(edge_width(np.full((64, 64, 3), 0.5, np.float32)))
+    assert np.isnan(edge_width((0.5 + 0.03 * np.random.default_rng(0).normal(size=(256, 256, 3))).astype(np.float32)))
+    flat = np.full((64, 64, 3), 99, np.uint8)
+    write_images(tmp_path / 'flat', {'0.png': flat})
+    write_images(tmp_path / 'some', {'0.png': flat, '1.png': scene(0), '2.png': flat})
+    write_images(tmp_path / 'clean', {'0.png': scene(1)})
+    assert enlargement(str(tmp_path / 'some'), str(tmp_path / 'clean')) < 2
+    with pytest.raises(InputError, match='flat: no photo has an edge'):
+        enlargement(str(tmp_path / 'flat'), str(tmp_path / 'clean'))
 
 
 def test_missing_folder(tmp_path):
