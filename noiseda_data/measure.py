@@ -60,18 +60,18 @@ def enlargement(photos, clean):
     Raises:
         InputError: No photo of the one or the other has an edge.
     """
-    width = typical_width(photos, 1)
+    width = typical_width(photos, 'PHOTOS')
     widths = []
     for factor in FACTORS:
-        widths.append(typical_width(clean, factor))
+        widths.append(typical_width(clean, '--clean', factor))
         if widths[-1] >= width:
             break
     return float(np.interp(width, np.maximum.accumulate(widths), FACTORS[:len(widths)]))
 
 
-def typical_width(photos, factor):
+def typical_width(photos, name, factor=1):
     """Median :func:`edge_width` of photos enlarged by a factor; those without an edge do not count."""
-    store = open_images(photos, 'photos')
+    store = open_images(photos, name)
     keys = store.keys[::math.ceil(len(store.keys) / PHOTOS)]
     crops = (to_float(centre(store.read(key), math.ceil(CROP / factor))) for key in keys)
     widths = [edge_width(cv2.resize(crop, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)) for crop in crops]

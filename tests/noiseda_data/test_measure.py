@@ -99,5 +99,7 @@ def test_photos_without_an_edge(tmp_path):
 
 def test_missing_folder(tmp_path):
     write_images(tmp_path / 'clean', 1)
-    with pytest.raises(SystemExit, match='^error: .*nowhere'):
+    with pytest.raises(SystemExit, match='^error: PHOTOS: .*nowhere'):
         main([str(tmp_path / 'nowhere'), '--clean', str(tmp_path / 'clean')])
+    with pytest.raises(SystemExit, match='^error: --clean: .*nowhere'):
+        main([str(tmp_path / 'clean'), '--clean', str(tmp_path / 'nowhere')])
