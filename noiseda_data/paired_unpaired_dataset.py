@@ -83,6 +83,8 @@ class PairedUnpairedDataset(Dataset):
             raise InputError(f'{where}: give dataroot_lq, or degradation to make lq from dataroot_gt.')
         if lq and self.enlarge.high > 1:
             raise InputError(f'{where}: enlarge needs degradation; with dataroot_lq it would enlarge the noise, too.')
+        if self.enlarge.high > 1 and not self.is_train:
+            raise InputError(f'{where}: enlarge is for training; validation and test images stay as they are.')
         if not gt and (self.is_train or self.degrade):
             raise InputError(f'{where}: dataroot_gt is missing.')
         if self.is_train and not self.opt.get('gt_size'):

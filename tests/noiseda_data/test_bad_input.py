@@ -149,6 +149,7 @@ def test_pairs_from_different_numbers_of_sources(pair_folders):
     ({'degradation': None}, ['datasets:train: give dataroot_lq, or degradation']),
     ({'dataroot_lq': '{gt}'}, ['datasets:train: give dataroot_lq or degradation, not both']),
     ({'dataroot_lq': '{gt}', 'degradation': None, 'enlarge': 2}, ['datasets:train: enlarge needs degradation']),
+    ({'enlarge': 2, 'phase': 'val'}, ['datasets:val: enlarge is for training']),
     ({'enlarge': [0.5, 2]}, ['datasets:train:enlarge must be', '1 <= low']),
     ({'dataroot_gt': None}, ['datasets:train: dataroot_gt is missing']),
     ({'dataroot_gt': None, 'phase': 'val'}, ['datasets:val: dataroot_gt is missing']),
