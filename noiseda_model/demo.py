@@ -99,7 +99,8 @@ class Workshop:
         wanted = {**choices, 'written': osp.getmtime(weights)}  # a training may write it anew
         if wanted != self.kept_for:
             self.kept = self.kept_for = None
-            self.kept = Restorer(**choices, **self.fixed)
+            own = {'option_file': None} if weights == SHIPPED else {}  # it says itself what it is
+            self.kept = Restorer(**choices, **{**self.fixed, **own})
             for module in self.kept.net.modules():  # so that not even the tile at work is waited for
                 module.register_forward_pre_hook(self._check)
             self.kept_for = wanted
