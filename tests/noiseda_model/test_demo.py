@@ -126,7 +126,7 @@ def test_a_network_stays_until_the_choices_or_its_file_change(photos, tmp_path):
 def test_an_option_file_is_for_other_networks_than_the_shipped_one(tmp_path):
     own = tmp_path / 'own.yml'
     own.write_text('network_g: {type: RestorationUNet, width: 4, depth: 2}\n')
-    shipped = Workshop(str(tmp_path), str(own)).restorer({'weights': SHIPPED, 'tile': WHOLE}).net
+    shipped = Workshop(str(tmp_path), str(own)).restorer({'weights': SHIPPED}).net
     assert sum(weight.numel() for weight in shipped.parameters()) > 2e6
     with pytest.raises(InputError):
         Restorer(SHIPPED, str(own))
