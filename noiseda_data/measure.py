@@ -110,12 +110,12 @@ def neighbours(kernel):
 
 
 def describe_softness(factor):
-    """Lines on how soft the photos are, and the ``enlarge`` that follows, None where it is not needed."""
+    """A line on how soft the photos are, and the ``enlarge`` that follows, None where it is not needed."""
     said = f'Edges as wide as those of the clean photos enlarged {factor:.1f} times'
     if factor < SOFT:
-        return [f'{said}: no need to enlarge, or too much noise to see it.'], None
-    enlarge = [round(2 * factor / 3, 1), round(4 * factor / 3, 1)]
-    return [said + (' or more.' if factor == FACTORS[-1] else '.')], enlarge
+        return f'{said}: no need to enlarge, or too much noise to see it.', None
+    more = ' or more' if factor == FACTORS[-1] else ''
+    return f'{said}{more}.', [round(2 * factor / 3, 1), round(4 * factor / 3, 1)]
 
 
 def main(arguments=None):
@@ -131,7 +131,7 @@ def main(arguments=None):
         options = {'degradation': {'type': 'noise_of_photos', 'photos': args.photos, 'strength': [0.7, 2]}}
         options |= {'enlarge': enlarge} if enlarge else {}
         lines = [f'  {key}: {flow(value)}' for key, value in options.items()]
-        print('\n'.join([*describe_noise(noise), *softness,
+        print('\n'.join([*describe_noise(noise), softness,
                          'In the option file, in place of what datasets: train says:', *lines]))
 
 

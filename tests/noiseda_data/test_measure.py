@@ -8,7 +8,7 @@ from scipy import ndimage, special
 
 from noiseda_basicsr import InputError
 from noiseda_data.degradations import build_degradation
-from noiseda_data.measure import edge_width, enlargement, main, neighbours
+from noiseda_data.measure import describe_softness, edge_width, enlargement, main, neighbours
 
 
 def step(blur, noise=0.0):
@@ -56,6 +56,12 @@ def test_enlargement_is_found(tmp_path, sigma, contrast, factor):
         for name, image in photos.items()})
     found = enlargement(str(tmp_path / 'photos'), str(tmp_path / 'clean'), noise)
     assert found == pytest.approx(factor, rel=0.15) if factor > 1 else found < 1.6
+
+
+def test_what_is_advised():
+    assert describe_softness(1.9)[1] is None
+    assert describe_softness(3) == ('Edges as wide as those of the clean photos enlarged 3.0 times.', [2, 4])
+    assert '5.0 times or more' in describe_softness(5.0)[0]  # where the search ends
 
 
 def test_correlation_of_neighbours():
