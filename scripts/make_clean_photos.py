@@ -11,7 +11,6 @@ own JPEG compression and their cameras' noise left is then below what can be see
 """
 import argparse
 import csv
-import os
 import subprocess
 import tempfile
 from os import path as osp
@@ -21,6 +20,7 @@ import cv2
 
 from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_data.photo import Photo
+from noiseda_model.protocols import save_png
 
 TABLE = Path(__file__).parents[1] / 'noiseda_model/weights/photos.tsv'
 
@@ -38,7 +38,6 @@ def make(packages, out, table=TABLE):
     """
     with open(table, encoding='utf-8', newline='') as file:
         rows = list(csv.DictReader(file, delimiter='\t'))
-    os.makedirs(out, exist_ok=True)
     for package in sorted({row['package'] for row in rows}):
         with tempfile.TemporaryDirectory() as folder:
             _unpack(packages, package, folder)
@@ -61,7 +60,7 @@ def _reduce(source, target, longest):
     photo = Photo(source)
     factor = longest / max(photo.width, photo.height)
     size = round(photo.width * factor), round(photo.height * factor)
-    cv2.imwrite(target, cv2.resize(photo.read(), size, interpolation=cv2.INTER_AREA)[..., ::-1])
+    save_png(target, cv2.resize(photo.read(), size, interpolation=cv2.INTER_AREA))
 
 
 def main():
