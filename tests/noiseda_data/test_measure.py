@@ -97,10 +97,10 @@ def test_photos_without_an_edge(tmp_path):
     assert np.isnan(edge_width((0.5 + 0.03 * np.random.default_rng(0).normal(size=(256, 256, 3))).astype(np.float32)))
     flat = np.full((64, 64, 3), 99, np.uint8)
     write_images(tmp_path / 'flat', {'0.png': flat})
-    write_images(tmp_path / 'some', {'0.png': flat, '1.png': scene(0), '2.png': flat})
+    write_images(tmp_path / 'some', {'0.png': flat, '1.png': enlarged(scene(0), 3), '2.png': flat})
     write_images(tmp_path / 'clean', {'0.png': scene(1)})
     noise = build_degradation({'type': 'awgn', 'sigma': 1})
-    assert enlargement(str(tmp_path / 'some'), str(tmp_path / 'clean'), noise) < 2
+    assert enlargement(str(tmp_path / 'some'), str(tmp_path / 'clean'), noise) == pytest.approx(3, rel=0.15)
     with pytest.raises(InputError, match='flat: no photo has an edge'):
         enlargement(str(tmp_path / 'flat'), str(tmp_path / 'clean'), noise)
 

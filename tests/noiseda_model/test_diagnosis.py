@@ -147,6 +147,16 @@ def test_bands_lie_within_what_was_trained(tmp_path, trained, rows):
     assert max(level.max() for level in seen) <= noise_levels()[trained[0] - 1]
 
 
+def test_both_networks_are_in_evaluation_mode(tmp_path):
+    modes = set()
+    model, batches = probed(tmp_path, lambda x_t, syn, real, alpha_bar: (
+        modes.add((model.net_g.training, model.net_diffusion.training)), real)[1])
+    for net in (model.net_g, model.net_diffusion):
+        net.train()
+    diagnose(model, batches, draws=2)
+    assert modes == {(False, False)}
+
+
 def test_cosine_of_zero_is_undefined():
     a = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
     b = torch.tensor([[4.0, 3.0], [1.0, 0.0]])
