@@ -123,11 +123,12 @@ class ResidualBlock(nn.Module):
 class Dropout(nn.Dropout):
     """``nn.Dropout``, three times as fast on a CPU, where random numbers cost most.
 
-    One 64-bit draw serves four values, so the probability is rounded to a multiple of 1 / 65536.
+    One 64-bit draw serves four values, so the probability is rounded to a multiple of 1 / 65536. Compiled, it is
+    ``nn.Dropout``: torch.compile does not take these draws and would cut the network at each.
     """
 
     def forward(self, x):
-        if x.device.type != 'cpu' or not self.training or self.p == 0:
+        if x.device.type != 'cpu' or not self.training or self.p == 0 or torch.compiler.is_compiling():
             return super().forward(x)
         dropped = round(self.p * 65536)
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-2**63, None).view(torch.int16)

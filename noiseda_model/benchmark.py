@@ -4,6 +4,7 @@ All variants share networks' initial weights, batch and draws, and take turns, s
 """
 import copy
 import gc
+import itertools
 import statistics
 import time
 from collections import OrderedDict
@@ -68,6 +69,7 @@ def variants(device):
     }
     if device.type == 'cuda':
         table['bf16, compiled'] = {'precision': 'bf16', 'compile': ['g', 'diffusion']}
+        table['bf16, channels last, compiled'] = {**table['bf16, channels last'], 'compile': ['g', 'diffusion']}
     return table
 
 
@@ -108,21 +110,26 @@ def _synchronize(device):
 def count_flops(model, data):
     """Floating point operations one step executes (a multiply-add is two)."""
     model.feed_data(data)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, torch.compiler.set_stance('force_eager'):
         model.optimize_parameters(1)
     return counter.get_total_flops()
 
 
 class ConvolutionPeak:
-    """The machine's fastest rate for 3x3 convolutions, forward and backward, of the size the networks have."""
+    """The machine's fastest rate for 3x3 convolutions, forward and backward, of the size the networks have.
+
+    On a GPU in both memory layouts.
+    """
 
     SHAPES = ((64, 128), (128, 64), (256, 32), (512, 16))  # channels, side
 
     def __init__(self, device, dtype, samples):
         self.cases = []
-        for channels, side in self.SHAPES:
-            conv = nn.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype)
-            image = torch.randn(samples, channels, side, side, device=device, dtype=dtype, requires_grad=True)
+        layouts = [torch.contiguous_format] + [torch.channels_last] * (device.type == 'cuda')
+        for (channels, side), layout in itertools.product(self.SHAPES, layouts):
+            conv = nn.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype).to(memory_format=layout)
+            image = torch.randn(samples, channels, side, side, device=device, dtype=dtype)
+            image = image.to(memory_format=layout).requires_grad_()
             self.cases.append((conv, image, torch.randn_like(image), 3 * 2 * 9 * channels**2 * side**2 * samples))
 
     def measure(self):
@@ -141,17 +148,15 @@ class ConvolutionPeak:
 
 
 def peak_memory(opt, engine, steps=2):
-    """Peak memory in bytes of a process that does nothing but this variant; call it in a fresh one.
+    """Peak memory in bytes, on a CPU (Linux): what the process held at most, less what it held before.
 
-    On a GPU: what torch allocated. On a CPU (Linux): what the process held at most, less what it held before.
+    Call it in a fresh process.
     """
     before = highest_resident()
     model = build(opt, engine)
     data = batch(opt, model.device)
     for n in range(1, steps + 1):
         timed(model, data, n)
-    if model.device.type == 'cuda':
-        return torch.cuda.max_memory_allocated()
     return highest_resident() - before
 
 
@@ -167,13 +172,18 @@ def compare(opt, names, rounds):
     Returns:
         list[dict]: One a variant: ``name``, ``seconds`` (median step), ``speedup`` (median over rounds of the literal
         variant's time over this one's in the same round), ``flops``, ``share_of_peak`` (of the convolution peak
-        measured in the same rounds, in the variant's number format).
+        measured in the same rounds, in the variant's number format), ``memory`` (peak of what torch allocated for it,
+        in bytes; on a CPU None).
     """
     device = torch.device('cuda' if opt['num_gpu'] else 'cpu')
+    torch.backends.cudnn.benchmark = True  # as the launcher does
     table = {name: engine for name, engine in variants(device).items() if name in names or name == LITERAL}
-    models = {name: build(opt, engine) for name, engine in table.items()}
-    data = batch(opt, device)
-    flops = {name: count_flops(model, data) for name, model in models.items()}  # a warm-up too
+    data, models, flops, memory = batch(opt, device), {}, {}, {}
+    for name, engine in table.items():
+        before = torch.cuda.memory_allocated() if device.type == 'cuda' else 0
+        models[name] = build(opt, engine)
+        flops[name] = count_flops(models[name], data)
+        memory[name] = _warm_up(models[name], data, before)
     samples = len(data['gt'])
     peaks = {dtype: ConvolutionPeak(device, dtype, samples) for dtype in (torch.float32, torch.bfloat16)}
     seconds = {name: [] for name in models}
@@ -192,9 +202,18 @@ def compare(opt, names, rounds):
             'speedup': statistics.median(a / b for a, b in zip(seconds[LITERAL], seconds[name], strict=True)),
             'share_of_peak': statistics.median(
                 flops[name] / t / rate for t, rate in zip(seconds[name], rates[dtype], strict=True)),
-            'peak': max(rates[dtype]),
+            'peak': max(rates[dtype]), 'memory': memory[name],
         })
     return rows
+
+
+def _warm_up(model, data, allocated_before):
+    """A first step, which compiles and chooses algorithms; returns what it held at most on a GPU."""
+    on_gpu = model.device.type == 'cuda'
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    timed(model, data, 1)
+    return torch.cuda.max_memory_allocated() - allocated_before if on_gpu else None
 
 
 def loss_difference(opt, engine, steps=20):

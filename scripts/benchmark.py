@@ -87,9 +87,10 @@ def run_step(args):
           f'hinge {args.hinge}', flush=True)
     table = step_benchmark.variants(device)
     rows = step_benchmark.compare(opt, args.only or list(table), args.rounds)
-    with multiprocessing.get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
-        for row in rows:
-            row['memory'] = pool.apply(step_benchmark.peak_memory, (opt, table[row['name']]))
+    if device.type == 'cpu':
+        with multiprocessing.get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
+            for row in rows:
+                row['memory'] = pool.apply(step_benchmark.peak_memory, (opt, table[row['name']]))
     print(step_benchmark.markdown_table(rows, samples), flush=True)
     result = {'hardware': hardware(device), 'hinge': args.hinge, 'rows': rows}
     if args.equal:

@@ -1,12 +1,14 @@
 """The engine's options change the cost of a step, not its result."""
 import copy
 import shutil
+from functools import partialmethod
 
 import pytest
 import torch
 from small import assert_equal, batch, build, small_opt, step, weights
 from torch import nn
 
+from noiseda_arch import ConditionalUNet, RestorationUNet
 from noiseda_arch.conditional_unet_arch import Dropout
 from noiseda_basicsr import InputError
 from noiseda_model import NoiseDAModel
@@ -123,6 +125,28 @@ def test_compiling_keeps_class_names_and_numbers(tmp_path):
     assert prepare_network(net, compiled=True) is net
     torch.testing.assert_close(net(image), plain)
     assert list(net.state_dict()) == names and type(net) is nn.Sequential
+
+
+@pytest.mark.parametrize('net, more', [(RestorationUNet(4, depth=2), ()), (
+    ConditionalUNet(width=32, multipliers=(1, 1), blocks=1), (torch.rand(2),))], ids=['g', 'diffusion'])
+def test_a_network_is_compiled_in_one_piece(net, more):
+    image = torch.rand(2, 9 if more else 3, 8, 8)
+    torch.compile(net, backend='eager', fullgraph=True)(image, *more)  # raises where it would be cut
+
+
+def test_networks_are_compiled_for_fixed_shapes(monkeypatch):
+    """One after the other, of one class, with batches of different sizes."""
+    shapes = []
+
+    def backend(graph, inputs):
+        shapes.extend(dim for value in inputs if isinstance(value, torch.Tensor) for dim in value.shape)
+        return graph.forward
+
+    monkeypatch.setattr(nn.Module, 'compile', partialmethod(nn.Module.compile, backend=backend))
+    torch._dynamo.reset()
+    for size in (2, 4, 3):
+        prepare_network(RestorationUNet(4, depth=2), compiled=True)(torch.rand(size, 3, 8, 8))
+    assert {2, 4, 3} <= {*shapes} and all(type(dim) is int for dim in shapes)
 
 
 def test_dropout_on_a_cpu_has_the_moments_of_dropout():

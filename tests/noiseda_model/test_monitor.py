@@ -1,4 +1,6 @@
 """The shortcut monitor tells a network that looks at a condition from one that does not, and disturbs nothing."""
+from functools import partialmethod
+
 import pytest
 import torch
 from small import assert_equal, batch, build, small_opt, step, weights
@@ -56,3 +58,17 @@ def test_looking_changes_nothing(tmp_path):
         courses.append(weights(model))
     assert_equal(*courses)
     assert ShortcutMonitor(1).batch is None
+
+
+def test_looking_compiles_nothing(tmp_path, monkeypatch):
+    """It looks in evaluation mode, at a batch of another size: on a large network a compilation takes minutes."""
+    monkeypatch.setattr(torch.nn.Module, 'compile', partialmethod(torch.nn.Module.compile, backend='eager'))
+    torch._dynamo.reset()
+    model = build(small_opt(tmp_path, train__engine={'compile': ['g', 'diffusion']},
+                            train__diffusion_opt={'monitor_freq': 2}))
+    log = step(model, 1, batch())
+    graphs = torch._dynamo.utils.counters['stats']['unique_graphs']
+    assert graphs > 0 and not any(name.startswith('shortcut') for name in log)
+    log = step(model, 2, batch(1))
+    assert any(name.startswith('shortcut') for name in log)
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == graphs
