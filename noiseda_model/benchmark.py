@@ -20,6 +20,7 @@ from noiseda_model.noiseda_model import NoiseDAModel
 from noiseda_model.options import read_option_file
 
 LITERAL = 'literal order'
+MARGINS = {'closed': -1.0, 'open': 1.0}  # delta of Eq. 3 that holds the hinge so
 
 
 class LiteralModel(NoiseDAModel):
@@ -68,8 +69,7 @@ def variants(device):
         'bf16, two parts': {'precision': 'bf16', 'accumulate': 2},
     }
     if device.type == 'cuda':
-        table['bf16, compiled'] = {'precision': 'bf16', 'compile': ['g', 'diffusion']}
-        table['bf16, channels last, compiled'] = {**table['bf16, channels last'], 'compile': ['g', 'diffusion']}
+        table['bf16, channels last, compiled'] = {**table['bf16, channels last'], 'compile': ['diffusion']}
     return table
 
 
@@ -147,13 +147,14 @@ class ConvolutionPeak:
         return max(rates)
 
 
-def peak_memory(opt, engine, steps=2):
+def peak_memory(opt, engine, hinge='closed', steps=2):
     """Peak memory in bytes, on a CPU (Linux): what the process held at most, less what it held before.
 
     Call it in a fresh process.
     """
     before = highest_resident()
     model = build(opt, engine)
+    model.diffusion_opt['margin'] = MARGINS[hinge]
     data = batch(opt, model.device)
     for n in range(1, steps + 1):
         timed(model, data, n)
@@ -166,26 +167,33 @@ def highest_resident():
         return 1024 * next(int(line.split()[1]) for line in file if line.startswith('VmHWM'))
 
 
-def compare(opt, names, rounds):
-    """Steps of several variants in turn.
+def compare(opt, names, rounds, hinges=('closed',)):
+    """Steps of several variants in turn, with the hinge of Eq. 3 held closed or open.
 
     Returns:
-        list[dict]: One a variant: ``name``, ``seconds`` (median step), ``speedup`` (median over rounds of the literal
-        variant's time over this one's in the same round), ``flops``, ``share_of_peak`` (of the convolution peak
-        measured in the same rounds, in the variant's number format), ``memory`` (peak of what torch allocated for it,
-        in bytes; on a CPU None).
+        dict: State of the hinge -> list of dicts, one a variant: ``name``, ``seconds`` (median step), ``speedup``
+        (median over rounds of the literal variant's time over this one's in the same round), ``flops``,
+        ``share_of_peak`` (of the convolution peak measured in the same rounds, in the variant's number format),
+        ``memory`` (peak of what torch allocated for it, in bytes, the hinge being closed; on a CPU None).
     """
     device = torch.device('cuda' if opt['num_gpu'] else 'cpu')
     torch.backends.cudnn.benchmark = True  # as the launcher does
     table = {name: engine for name, engine in variants(device).items() if name in names or name == LITERAL}
-    data, models, flops, memory = batch(opt, device), {}, {}, {}
+    data, models, memory = batch(opt, device), {}, {}
+    peaks = {dtype: ConvolutionPeak(device, dtype, len(data['gt'])) for dtype in (torch.float32, torch.bfloat16)}
     for name, engine in table.items():
         before = torch.cuda.memory_allocated() if device.type == 'cuda' else 0
         models[name] = build(opt, engine)
-        flops[name] = count_flops(models[name], data)
         memory[name] = _warm_up(models[name], data, before)
-    samples = len(data['gt'])
-    peaks = {dtype: ConvolutionPeak(device, dtype, samples) for dtype in (torch.float32, torch.bfloat16)}
+    return {hinge: _rounds(table, models, data, peaks, memory, rounds, hinge) for hinge in hinges}
+
+
+def _rounds(table, models, data, peaks, memory, rounds, hinge):
+    flops = {}
+    for name, model in models.items():
+        model.diffusion_opt['margin'] = MARGINS[hinge]
+        timed(model, data, 1)  # with accumulate a step assumes the hinge of the one before
+        flops[name] = count_flops(model, data)
     seconds = {name: [] for name in models}
     rates = {dtype: [] for dtype in peaks}
     for number in range(rounds):
@@ -216,12 +224,13 @@ def _warm_up(model, data, allocated_before):
     return torch.cuda.max_memory_allocated() - allocated_before if on_gpu else None
 
 
-def loss_difference(opt, engine, steps=20):
+def loss_difference(opt, engine, steps=20, hinge='closed'):
     """Largest relative difference of any loss between the literal order and a variant over some steps.
 
     Without dropout, whose draws differ between the two.
     """
     opt = copy.deepcopy(opt)
+    opt['train']['diffusion_opt']['margin'] = MARGINS[hinge]
     opt['network_diffusion']['dropout'] = 0.0
     models = [build(opt, None), build(opt, engine)]
     data, worst = batch(opt, models[0].device), 0.0
@@ -236,14 +245,13 @@ def loss_difference(opt, engine, steps=20):
     return worst
 
 
-def options(option_file, samples=None, size=None, hinge='closed'):
+def options(option_file, samples=None, size=None):
     """The option file as a model gets it from the launcher, on this machine's device, in one process.
 
     Args:
         option_file (str): A joint training with residual swap.
         samples (int): Batch size. Default: 2 on a CPU, the option file's on a GPU.
         size (int): Side of a patch. Default: the option file's.
-        hinge (str): 'closed' or 'open': the margin is set so that it stays so.
     """
     opt = read_option_file(option_file)
     on_gpu = torch.cuda.is_available()
@@ -251,8 +259,7 @@ def options(option_file, samples=None, size=None, hinge='closed'):
     train_set = opt['datasets']['train']
     train_set['batch_size_per_gpu'] = samples or (train_set['batch_size_per_gpu'] if on_gpu else 2)
     train_set['gt_size'] = size or train_set['gt_size']
-    opt['train']['diffusion_opt'] = {**opt['train']['diffusion_opt'], 'margin': -1.0 if hinge == 'closed' else 1.0,
-                                     'monitor_freq': 0}
+    opt['train']['diffusion_opt'] = {**opt['train']['diffusion_opt'], 'margin': MARGINS['closed'], 'monitor_freq': 0}
     return opt
 
 

@@ -72,7 +72,8 @@ def add_step(commands):
     parser.add_argument('-opt', default='options/train/train_sidd.yml', help='whose networks (default: %(default)s)')
     parser.add_argument('--batch', type=int, help="samples a step (default: 2; on a GPU the option file's)")
     parser.add_argument('--size', type=int, help="side of a patch (default: the option file's)")
-    parser.add_argument('--hinge', choices=['closed', 'open'], default='closed', help='state of the hinge of Eq. 3')
+    parser.add_argument('--hinge', nargs='+', choices=step_benchmark.MARGINS, default=['closed'],
+                        help='states of the hinge of Eq. 3 (default: closed)')
     parser.add_argument('--rounds', type=int, default=7, help='steps of each variant (default: 7)')
     parser.add_argument('--only', nargs='+', metavar='VARIANT', help='run these alone (names as in the table)')
     parser.add_argument('--equal', type=int, default=20, metavar='STEPS', help='steps to compare losses over; 0: none')
@@ -80,26 +81,26 @@ def add_step(commands):
 
 
 def run_step(args):
-    opt = step_benchmark.options(args.opt, args.batch, args.size, args.hinge)
+    opt = step_benchmark.options(args.opt, args.batch, args.size)
     device = torch.device('cuda' if opt['num_gpu'] else 'cpu')
     samples, size = (opt['datasets']['train'][key] for key in ('batch_size_per_gpu', 'gt_size'))
-    print(f'{hardware(device)}; torch {torch.__version__}; {args.opt}, batch {samples} of {size}x{size}, '
-          f'hinge {args.hinge}', flush=True)
+    print(f'{hardware(device)}; torch {torch.__version__}; {args.opt}, batch {samples} of {size}x{size}', flush=True)
     table = step_benchmark.variants(device)
-    rows = step_benchmark.compare(opt, args.only or list(table), args.rounds)
+    result = step_benchmark.compare(opt, args.only or list(table), args.rounds, args.hinge)
     if device.type == 'cpu':
         with multiprocessing.get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
-            for row in rows:
-                row['memory'] = pool.apply(step_benchmark.peak_memory, (opt, table[row['name']]))
-    print(step_benchmark.markdown_table(rows, samples), flush=True)
-    result = {'hardware': hardware(device), 'hinge': args.hinge, 'rows': rows}
-    if args.equal:
-        result['loss_difference'] = step_benchmark.loss_difference(opt, {}, args.equal)
-        print(f'largest relative difference of a loss to the literal order, fp32, without dropout, '
-              f'{args.equal} steps: {result["loss_difference"]:.1e}')
+            for hinge, rows in result.items():
+                for row in rows:
+                    row['memory'] = pool.apply(step_benchmark.peak_memory, (opt, table[row['name']], hinge))
+    for hinge, rows in result.items():
+        print(f'\nhinge {hinge}\n\n{step_benchmark.markdown_table(rows, samples)}', flush=True)
+    for hinge in args.hinge if args.equal else []:
+        difference = step_benchmark.loss_difference(opt, {}, args.equal, hinge)
+        print(f'\nhinge {hinge}: largest relative difference of a loss to the literal order, fp32, without dropout, '
+              f'{args.equal} steps: {difference:.1e}', flush=True)
     if args.json:
         with open(args.json, 'w') as file:
-            json.dump(result, file, indent=1)
+            json.dump({'hardware': hardware(device), **result}, file, indent=1)
 
 
 def add_restore(commands):
