@@ -74,7 +74,7 @@ class ConditionalUNet(nn.Module):
                 self.up.append(block(channels, channels, 'up'))
 
         self.head = nn.Sequential(
-            GroupNorm(GROUPS, channels), nn.SiLU(), _zero(nn.Conv2d(channels, out_channels, 3, padding=1)))
+            nn.GroupNorm(GROUPS, channels), nn.SiLU(), _zero(nn.Conv2d(channels, out_channels, 3, padding=1)))
 
     def forward(self, x, alpha_bar):
         height, width = x.shape[-2:]
@@ -97,10 +97,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, c_in, c_out, embedding, dropout, resample=None):
         super().__init__()
         self.resample = resample
-        self.norm1 = GroupNorm(GROUPS, c_in)
+        self.norm1 = nn.GroupNorm(GROUPS, c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.film = nn.Linear(embedding, 2 * c_out)
-        self.norm2 = GroupNorm(GROUPS, c_out)
+        self.norm2 = nn.GroupNorm(GROUPS, c_out)
         self.dropout = Dropout(dropout)
         self.conv2 = _zero(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
@@ -116,35 +116,8 @@ class ResidualBlock(nn.Module):
         if self.resample == 'down':
             return F.avg_pool2d(x, 2)
         if self.resample == 'up':
-            return upsample(x)
+            return F.interpolate(x, scale_factor=2, mode='nearest')
         return x
-
-
-def upsample(x):
-    """Each pixel becomes 2x2 of it."""
-    if torch.compiler.is_compiling():  # the way back of F.interpolate adds pixel by pixel then
-        pixels = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
-        return pixels.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
-    return F.interpolate(x, scale_factor=2, mode='nearest')
-
-
-class GroupNorm(nn.GroupNorm):
-    """``nn.GroupNorm``. Compiled, it is computed from the mean and variance of each channel.
-
-    torch.compile would join the channels of a group and their pixels into one dimension, for which every image with
-    channels last is turned around and back.
-    """
-
-    def forward(self, x):
-        if not torch.compiler.is_compiling():
-            return super().forward(x)
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        var, mean = (value.unflatten(1, (self.num_groups, -1)) for value in torch.var_mean(x, dim=(2, 3), correction=0))
-        mean_of_group = mean.mean(dim=2, keepdim=True)
-        var_of_group = (var + (mean - mean_of_group).square()).mean(dim=2, keepdim=True)
-        scale = (var_of_group + self.eps).rsqrt().expand_as(mean).flatten(1) * self.weight
-        shift = self.bias - mean_of_group.expand_as(mean).flatten(1) * scale
-        return x * scale[..., None, None] + shift[..., None, None]
 
 
 class Dropout(nn.Dropout):
@@ -169,7 +142,7 @@ class SelfAttention(nn.Module):
     def __init__(self, channels, head_channels):
         super().__init__()
         self.heads = channels // head_channels
-        self.norm = GroupNorm(GROUPS, channels)
+        self.norm = nn.GroupNorm(GROUPS, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.project = _zero(nn.Conv2d(channels, channels, 1))
 

@@ -69,7 +69,7 @@ def variants(device):
         'bf16, two parts': {'precision': 'bf16', 'accumulate': 2},
     }
     if device.type == 'cuda':
-        table['bf16, channels last, compiled'] = {**table['bf16, channels last'], 'compile': ['diffusion']}
+        table['bf16, channels last, compiled'] = {**table['bf16, channels last'], 'compile': ['g', 'diffusion']}
     return table
 
 
@@ -167,8 +167,10 @@ def highest_resident():
         return 1024 * next(int(line.split()[1]) for line in file if line.startswith('VmHWM'))
 
 
-def compare(opt, names, rounds, hinges=('closed',)):
+def compare(opt, names, rounds, hinges=('closed',), tell=print):
     """Steps of several variants in turn, with the hinge of Eq. 3 held closed or open.
+
+    ``tell`` is called with the duration of each variant's first step, in which it compiles and chooses algorithms.
 
     Returns:
         dict: State of the hinge -> list of dicts, one a variant: ``name``, ``seconds`` (median step), ``speedup``
@@ -184,7 +186,8 @@ def compare(opt, names, rounds, hinges=('closed',)):
     for name, engine in table.items():
         before = torch.cuda.memory_allocated() if device.type == 'cuda' else 0
         models[name] = build(opt, engine)
-        memory[name] = _warm_up(models[name], data, before)
+        seconds, memory[name] = _warm_up(models[name], data, before)
+        tell(f'{name}: first step {seconds:.1f} s')
     return {hinge: _rounds(table, models, data, peaks, memory, rounds, hinge) for hinge in hinges}
 
 
@@ -216,12 +219,12 @@ def _rounds(table, models, data, peaks, memory, rounds, hinge):
 
 
 def _warm_up(model, data, allocated_before):
-    """A first step, which compiles and chooses algorithms; returns what it held at most on a GPU."""
+    """Seconds of a first step and, on a GPU, the most memory the model held until then."""
     on_gpu = model.device.type == 'cuda'
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    timed(model, data, 1)
-    return torch.cuda.max_memory_allocated() - allocated_before if on_gpu else None
+    seconds = timed(model, data, 1)
+    return seconds, torch.cuda.max_memory_allocated() - allocated_before if on_gpu else None
 
 
 def loss_difference(opt, engine, steps=20, hinge='closed'):

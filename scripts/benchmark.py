@@ -86,7 +86,8 @@ def run_step(args):
     samples, size = (opt['datasets']['train'][key] for key in ('batch_size_per_gpu', 'gt_size'))
     print(f'{hardware(device)}; torch {torch.__version__}; {args.opt}, batch {samples} of {size}x{size}', flush=True)
     table = step_benchmark.variants(device)
-    result = step_benchmark.compare(opt, args.only or list(table), args.rounds, args.hinge)
+    result = step_benchmark.compare(opt, args.only or list(table), args.rounds, args.hinge,
+                                    tell=lambda line: print(line, flush=True))
     if device.type == 'cpu':
         with multiprocessing.get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
             for hinge, rows in result.items():

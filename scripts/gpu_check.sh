@@ -18,7 +18,7 @@ step tests
 "$python" -m pytest tests/noiseda_model/test_gpu.py tests/noiseda_model/test_engine.py
 
 step a joint step
-PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True timeout 280 "$python" scripts/benchmark.py step --batch "$samples" \
+PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True timeout 330 "$python" scripts/benchmark.py step --batch "$samples" \
     --only fp32 'bf16, channels last, compiled' --hinge closed open --rounds 5 --equal 5 --json "$out/step.json"
 
 step the data loader
@@ -29,7 +29,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$python" scripts/make_demo_data.py "$work/data"
 train() {
-    (cd "$work" && timeout 90 "$python" "$OLDPWD/scripts/train.py" -opt "$OLDPWD/options/train/train_demo_adapted.yml" \
+    (cd "$work" && timeout 60 "$python" "$OLDPWD/scripts/train.py" -opt "$OLDPWD/options/train/train_demo_adapted.yml" \
         --auto_resume --force_yml name=check path:pretrain_network_g=none train:engine:precision=bf16 \
         logger:print_freq=10 logger:save_checkpoint_freq=100 "$@" 2>&1) | tee -a "$work/log" | grep -E 'iter: .*(10|00), |Resum|error' || true
 }
