@@ -189,8 +189,8 @@ def main(arguments=None):
     parser.add_argument('--protocol', required=True, choices=PROTOCOLS, metavar='NAME', help='see below')
     parser.add_argument('--gt', help='ground truth; without it NIQE is measured')
     parser.add_argument('--results', help='restored images')
-    parser.add_argument('--lq', help='degraded images to restore, with -opt and --weights')
-    parser.add_argument('-opt', help='option file of the network')
+    parser.add_argument('--lq', help='degraded images to restore, with --weights')
+    parser.add_argument('-opt', help='option file of the network, for weights that do not say what they are')
     parser.add_argument('--weights', help='net_g_*.pth')
     parser.add_argument('--out', required=True, help='folder for figures.csv and summary.json')
     parser.add_argument('--filename-tmpl', default='{}',
@@ -255,9 +255,9 @@ def save_png(path, image):
 def _open_results(args):
     if args.results and not (args.lq or args.opt or args.weights):
         return open_source(args.results, '--results')
-    if args.lq and args.opt and args.weights and not args.results:
+    if args.lq and args.weights and not args.results:
         return RestoredStore(open_source(args.lq, '--lq'), Restorer(args.weights, args.opt))
-    raise InputError('Give --results, or --lq with -opt and --weights.')
+    raise InputError('Give --results, or --lq with --weights (and -opt, if they do not say what they are).')
 
 
 def _print_summary(figures, details, folder):

@@ -276,8 +276,9 @@ def test_what_cannot_be_aligned_is_named(test_set, image_folder):
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    ([], 'Give --results, or --lq with -opt and --weights'),
-    (['--lq', 'LQ'], 'Give --results, or --lq with -opt'),
+    ([], 'Give --results, or --lq with --weights'),
+    (['--lq', 'LQ', '-opt', 'OPT'], 'Give --results, or --lq with --weights'),
+    (['--lq', 'LQ', '--weights', 'NET'], 'spandrel does not recognise'),
     (['--results', 'LQ', '--lq', 'LQ'], 'Give --results, or'),
     (['--results', 'nowhere', '--gt', 'GT'], '--results: nowhere does not exist'),
     (['--results', 'LQ', '--gt', 'nowhere.mat'], 'nowhere.mat: no such file'),
@@ -293,6 +294,19 @@ def test_wrong_arguments(arguments, message, test_set, network, tmp_path):
         main(['--protocol', 'folder', '--no-lpips', '--out', str(tmp_path / 'out'),
               *(places.get(argument, argument) for argument in arguments)])
     assert not list((tmp_path / 'out').glob('*'))
+
+
+def test_weights_that_name_their_network_need_no_option_file(test_set, network, tmp_path):
+    option_file, net_g = network
+    gt, lq = test_set
+    content = torch.load(net_g, weights_only=True)
+    torch.save({**content, 'network_g': NETWORK}, tmp_path / 'named.pth')
+    means = []
+    for name, more in (('with', ['-opt', option_file, '--weights', net_g]),
+                       ('without', ['--weights', str(tmp_path / 'named.pth')])):
+        main(['--protocol', 'folder', '--no-lpips', '--gt', gt, '--lq', lq, *more, '--out', str(tmp_path / name)])
+        means.append(summary(tmp_path / name)['mean'])
+    assert means[0] == pytest.approx(means[1], rel=1e-3)  # the option file has tiles
 
 
 def test_missing_lpips_weights_are_told(test_set, tmp_path, monkeypatch):
