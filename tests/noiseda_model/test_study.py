@@ -78,6 +78,14 @@ def test_bad_study_files(tmp_path, changes, message):
         read_study(study(tmp_path, **changes))
 
 
+@pytest.mark.parametrize('file', sorted((ROOT / 'options/study').glob('*.yml')), ids=lambda file: file.stem)
+def test_study_files_of_the_project(file):
+    content = read_study(str(file))
+    trainings = set(plan(content).values())
+    assert len({training.name for training in trainings}) == len(trainings)
+    assert all((ROOT / training.option_file).is_file() for training in trainings)
+
+
 def test_an_unknown_placeholder_is_named(tmp_path):
     variants = {'a': {'opt': 'x', 'options': ['datasets:train:dataroot_real=$real']}}
     with pytest.raises(InputError, match=r'\$real.*domains:weak'):
