@@ -14,8 +14,7 @@ import torch
 from tqdm import tqdm
 
 from noiseda_model.condition_study import NoisePredictor, centre_crop
-from noiseda_model.evaluation import measure
-from noiseda_model.protocols import NO_TRUTH
+from noiseda_model.evaluation import NO_TRUTH, measure
 
 DIFFUSION_CROP, DIFFUSION_LEVELS = 64, 4  # what the noise predictor sees of a photo, and how often
 

@@ -14,8 +14,9 @@ from noiseda_data.store import open_images
 METRICS = {  # as in an option file's val:metrics
     'PSNR': {'type': 'calculate_psnr', 'crop_border': 0},
     'SSIM': {'type': 'calculate_ssim', 'crop_border': 0},
-    'LPIPS': {'type': 'calculate_lpips'},
+    'LPIPS': {'type': 'calculate_lpips', 'better': 'lower'},
 }
+NO_TRUTH = {'NIQE': {'type': 'calculate_niqe', 'crop_border': 0, 'better': 'lower'}}  # they look at the image alone
 
 
 def compare(lq_root, gt_root, restorers, metrics=('PSNR', 'SSIM')):

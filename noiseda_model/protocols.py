@@ -18,7 +18,7 @@ from tqdm import tqdm
 from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_data.sidd import BlockStore, check_submission, save_submission
 from noiseda_data.store import open_one, to_float
-from noiseda_model.evaluation import METRICS, measure
+from noiseda_model.evaluation import METRICS, NO_TRUTH, measure
 from noiseda_model.restorer import Restorer
 
 LUMA = {name: {**METRICS[name], 'test_y_channel': True} for name in ('PSNR', 'SSIM')}
@@ -26,7 +26,6 @@ ALIGNED = {'PSNR': {'type': 'calculate_psnr_aligned'}, 'SSIM': {'type': 'calcula
            'LPIPS': {'type': 'calculate_lpips_aligned'}}
 MATLAB = {'SSIM_matlab': {'type': 'calculate_ssim_matlab'}}
 SKIMAGE = {'SSIM_skimage': {'type': 'calculate_ssim_skimage'}}
-NO_TRUTH = {'NIQE': {'type': 'calculate_niqe', 'crop_border': 0}}
 
 
 class Protocol(NamedTuple):
@@ -126,7 +125,7 @@ def evaluate(results, truth, metrics, filename_tmpl='{}', keep=None):
                              f'is {target.shape[1]}x{target.shape[0]}; a pair must be of equal size.')
         if 'NIQE' in metrics and (image.shape[0] // NIQE_BLOCK) * (image.shape[1] // NIQE_BLOCK) < 2:
             raise InputError(f'{results.location(key)} is {image.shape[1]}x{image.shape[0]}; NIQE needs two blocks of '
-                             f'{NIQE_BLOCK}x{NIQE_BLOCK}. Give the ground truth with --gt.')
+                             f'{NIQE_BLOCK}x{NIQE_BLOCK}. Give the ground truth, or larger images.')
         try:
             figures[name] = measure(image, target, metrics)
         except (InputError, np.linalg.LinAlgError) as error:  # the latter: NIQE of a flat image

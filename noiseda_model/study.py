@@ -4,11 +4,11 @@ A study file is YAML::
 
     seeds: [0, 1, 2]
     options: ['datasets:train:gt_size=48']       # forced in every training
-    metrics: [PSNR, SSIM]                        # of noiseda_model.evaluation.METRICS
+    metrics: [PSNR, SSIM]                        # of noiseda_model.evaluation.METRICS and NO_TRUTH
     domains:
       correlated:
         lq: datasets/correlated_test             # measured on
-        gt: datasets/truth_test
+        gt: datasets/truth_test                  # may be missing where all metrics are of NO_TRUTH
         real: datasets/correlated_train          # any other key stands for $KEY in the options below
         noise: '{type: correlated_noise, sigma: 15}'
     variants:                                    # in the order of training
@@ -18,8 +18,9 @@ A study file is YAML::
       adapted: {opt: options/train/adapted.yml, start: start, options: ['datasets:train:dataroot_real=$real']}
 
 A variant that says the same in all domains is trained once a seed and measured in each. One with a ``start`` begins
-with that variant's last network of the same seed and domain, whose iterations and time count as its own. The share of
-the gap closed needs variants called vanilla and oracle.
+with that variant's last network of the same seed and domain, whose iterations and time count as its own. Variants are
+compared by the first metric, if it is one that needs a truth: with those called vanilla and, for the share of the gap
+closed, oracle.
 """
 import argparse
 import csv
@@ -37,9 +38,11 @@ import numpy as np
 import yaml
 
 from noiseda_basicsr import InputError, errors_in_one_line
-from noiseda_model.evaluation import METRICS, compare
+from noiseda_model.evaluation import METRICS, NO_TRUTH
+from noiseda_model.protocols import RestoredStore, evaluate, means, open_source
 from noiseda_model.restorer import Restorer
 
+KNOWN = METRICS | NO_TRUTH
 STUDY_KEYS, VARIANT_KEYS = ('seeds', 'options', 'metrics', 'domains', 'variants'), ('opt', 'options', 'start')
 TRAIN = 'from noiseda_model.cli import train; train()'
 KEYS = ('variant', 'domain', 'seed')
@@ -78,10 +81,13 @@ def read_study(file):
         raise InputError(f'{file}: a study needs seeds, domains and variants; noiseda_model/study.py shows one.')
     _refuse_unknown(file, study, STUDY_KEYS)
     study = {'options': [], 'metrics': ['PSNR', 'SSIM'], **study}
-    _refuse_unknown(f'{file}: metrics', study['metrics'], METRICS)
+    _refuse_unknown(f'{file}: metrics', study['metrics'], KNOWN)
     for name, domain in study['domains'].items():
-        if missing := [key for key in ('lq', 'gt') if key not in domain]:
-            raise InputError(f'{file}: domains:{name}:{missing[0]} is missing, photos to measure on and their truth.')
+        if 'lq' not in domain:
+            raise InputError(f'{file}: domains:{name}:lq is missing, the photos to measure on.')
+        if 'gt' not in domain and (need_truth := [metric for metric in study['metrics'] if metric in METRICS]):
+            raise InputError(f'{file}: domains:{name}:gt is missing, the truth that {", ".join(need_truth)} needs. '
+                             f'Give it, or metrics that need none: {", ".join(NO_TRUTH)}.')
     earlier = []
     for name, variant in study['variants'].items():
         _refuse_unknown(f'{file}: variants:{name}', variant, VARIANT_KEYS)
@@ -186,8 +192,9 @@ def cost(training):
 
 def measure(training, domain, metrics):
     """{metric: mean over the domain's photos} of a trained network."""
-    means, _ = compare(domain['lq'], domain['gt'], {'restored': Restorer(training.weights)}, metrics)
-    return means['restored']
+    restored = RestoredStore(open_source(domain['lq'], 'lq'), Restorer(training.weights))
+    truth = open_source(domain['gt'], 'gt') if 'gt' in domain else None
+    return means(evaluate(restored, truth, {name: KNOWN[name] for name in metrics}))
 
 
 def run_study(study, out, processes=1, tell=print):
@@ -213,19 +220,21 @@ def run_study(study, out, processes=1, tell=print):
 # ---------------------------------------------------------------------- tables
 
 
-def summarise(rows, metrics, reference='PSNR'):
+def summarise(rows, metrics):
     """A row for each variant and domain: mean and standard deviation over seeds, and the share of the gap closed.
 
-    The share, (variant - vanilla) / (oracle - vanilla), is of the means of ``reference``; ``won`` counts the seeds in
-    which the variant was better than vanilla.
+    The share, (variant - vanilla) / (oracle - vanilla), is of the means of the first metric; ``won`` counts the seeds
+    in which the variant was better than vanilla by it.
 
     Args:
         rows (list[dict]): Of :func:`run_study`.
         metrics (list[str]): Columns to average.
 
     Returns:
-        list[dict]: Share and won are None without a vanilla, or an oracle, of this domain.
+        list[dict]: Share and won are None without a vanilla, or an oracle, of this domain; and where the first metric
+        needs no truth, as a lower NIQE does not say that a photo was restored better.
     """
+    reference = metrics[0] if metrics[0] in METRICS else None
     cells = {}
     for row in rows:
         cells.setdefault((row['domain'], row['variant']), {})[row['seed']] = row
@@ -237,10 +246,10 @@ def summarise(rows, metrics, reference='PSNR'):
         for metric in metrics:
             values = [float(row[metric]) for row in seeds.values()]
             entry[metric] = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
-        vanilla, oracle = cells.get((domain, 'vanilla')), cells.get((domain, 'oracle'))
+        vanilla, oracle = (reference and cells.get((domain, name)) for name in ('vanilla', 'oracle'))
         entry['share'] = vanilla and oracle and _share(*(_mean(part, reference) for part in (seeds, vanilla, oracle)))
         common = [seed for seed in seeds if seed in (vanilla or {})]
-        entry['won'] = (sum(float(seeds[seed][reference]) > float(vanilla[seed][reference]) for seed in common)
+        entry['won'] = (sum(_gain(reference, seeds[seed], vanilla[seed]) > 0 for seed in common)
                         if common and variant != 'vanilla' else None)
         table.append(entry)
     return sorted(table, key=lambda entry: list(dict.fromkeys(row['domain'] for row in rows)).index(entry['domain']))
@@ -248,6 +257,11 @@ def summarise(rows, metrics, reference='PSNR'):
 
 def _mean(seeds, metric):
     return np.mean([float(row[metric]) for row in seeds.values()])
+
+
+def _gain(metric, row, other):
+    difference = float(row[metric]) - float(other[metric])
+    return -difference if KNOWN[metric].get('better') == 'lower' else difference
 
 
 def _share(value, vanilla, oracle):
@@ -295,7 +309,7 @@ def write_rows(path, rows):
     os.replace(f'{path}.part', path)
 
 
-def plot(path, rows, reference='PSNR'):
+def plot(path, rows, metric):
     """A panel for each domain: a dot for each seed of each variant, and a line through vanilla's mean."""
     import matplotlib
     matplotlib.use('Agg')
@@ -307,11 +321,11 @@ def plot(path, rows, reference='PSNR'):
                                    sharey=True, squeeze=False)
     for axis, domain in zip(axes[0], domains, strict=True):
         here = [row for row in rows if row['domain'] == domain]
-        axis.scatter([float(row[reference]) for row in here], [variants.index(row['variant']) for row in here], s=16)
+        axis.scatter([float(row[metric]) for row in here], [variants.index(row['variant']) for row in here], s=16)
         vanilla = {row['seed']: row for row in here if row['variant'] == 'vanilla'}
         if vanilla:
-            axis.axvline(_mean(vanilla, reference), linewidth=0.8, color='grey')
-        axis.set(title=domain, xlabel=reference, yticks=range(len(variants)), yticklabels=variants)
+            axis.axvline(_mean(vanilla, metric), linewidth=0.8, color='grey')
+        axis.set(title=domain, xlabel=metric, yticks=range(len(variants)), yticklabels=variants)
     figure.savefig(path, metadata={'Date': None} if path.endswith('.svg') else None)
     pyplot.close(figure)
 
@@ -344,5 +358,5 @@ def run(args):
     text = markdown(table, study['metrics'])
     with open(osp.join(args.out, 'table.md'), 'w') as file:
         file.write(text + '\n')
-    plot(osp.join(args.out, 'study.svg'), rows)
+    plot(osp.join(args.out, 'study.svg'), rows, study['metrics'][0])
     print(f'\n{text}\n\nAll of it: {args.out}/')

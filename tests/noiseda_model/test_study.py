@@ -2,13 +2,17 @@
 import csv
 import math
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from basicsr.metrics import calculate_niqe
 from cli import ROOT
 from images import write_images
 
 from noiseda_basicsr import InputError
+from noiseda_model.protocols import NIQE_BLOCK
+from noiseda_model.restorer import Restorer
 from noiseda_model.study import KEYS, main, markdown, plan, read_study, summarise
 
 OPTION_FILE = ROOT / 'tests/noiseda_basicsr/tiny.yml'
@@ -62,7 +66,8 @@ def test_a_training_that_starts_from_one_of_its_domain_is_of_that_domain(tmp_pat
     ({'seeds': None}, 'needs seeds'),
     ({'speed': 3}, 'unknown speed'),
     ({'metrics': ['FID']}, 'unknown FID'),
-    ({'domains': {'a': {'lq': 'x'}}}, 'domains:a:gt is missing'),
+    ({'domains': {'a': {'gt': 'x'}}}, 'domains:a:lq is missing'),
+    ({'domains': {'a': {'lq': 'x'}}, 'metrics': ['NIQE', 'LPIPS']}, 'a:gt is missing, the truth that LPIPS needs'),
     ({'variants': {'a': {'options': []}}}, 'variants:a:opt'),
     ({'variants': {'a': {'opt': 'x', 'iterations': 3}}}, 'unknown iterations'),
     ({'variants': {'a': {'opt': 'x', 'start': 'b'}, 'b': {'opt': 'x'}}}, 'must be one of those before it'),
@@ -73,16 +78,28 @@ def test_bad_study_files(tmp_path, changes, message):
         read_study(study(tmp_path, **changes))
 
 
+@pytest.mark.parametrize('file', sorted((ROOT / 'options/study').glob('*.yml')), ids=lambda file: file.stem)
+def test_study_files_of_the_project(file):
+    content = read_study(str(file))
+    trainings = set(plan(content).values())
+    assert len({training.name for training in trainings}) == len(trainings)
+    assert all((ROOT / training.option_file).is_file() for training in trainings)
+
+
 def test_an_unknown_placeholder_is_named(tmp_path):
     variants = {'a': {'opt': 'x', 'options': ['datasets:train:dataroot_real=$real']}}
     with pytest.raises(InputError, match=r'\$real.*domains:weak'):
         plan(read_study(study(tmp_path, variants=variants)))
 
 
-def rows(**psnr):
-    """Rows of one domain from {variant: a PSNR for each seed}."""
+def test_photos_without_truth_need_metrics_that_need_none(tmp_path):
+    assert read_study(study(tmp_path, domains={'a': {'lq': 'x'}}, metrics=['NIQE']))['domains'] == {'a': {'lq': 'x'}}
+
+
+def rows(metric='PSNR', **figures):
+    """Rows of one domain from {variant: a figure for each seed}."""
     return [{**dict(zip(KEYS, (variant, 'd', str(seed)), strict=True)), 'iterations': '10', 'seconds': '60',
-             'PSNR': str(value)} for variant, values in psnr.items() for seed, value in enumerate(values)]
+             metric: str(value)} for variant, values in figures.items() for seed, value in enumerate(values)]
 
 
 def test_means_deviations_and_the_share_of_the_gap():
@@ -101,6 +118,39 @@ def test_without_oracle_there_is_no_share():
     entry = summarise(rows(vanilla=[20], adapted=[22]), ['PSNR'])[1]
     assert entry['share'] is None and entry['won'] == 1 and entry['PSNR'] == (22, None)
     assert '| d | adapted | 22.00 |  | 1 of 1 |' in markdown([entry], ['PSNR'])
+
+
+def test_of_lpips_the_lower_is_the_better():
+    table = summarise(rows('LPIPS', vanilla=[0.4, 0.4], oracle=[0.2, 0.2], adapted=[0.3, 0.5]), ['LPIPS'])
+    by_name = {entry['variant']: entry for entry in table}
+    assert by_name['oracle']['won'] == 2 and by_name['adapted']['won'] == 1
+    assert by_name['oracle']['share'] == 1 and by_name['adapted']['share'] == pytest.approx(0)
+
+
+def test_niqe_makes_nothing_better_than_vanilla():
+    table = summarise(rows('NIQE', vanilla=[5, 5], oracle=[3, 3], adapted=[4, 6]), ['NIQE'])
+    assert [(entry['share'], entry['won']) for entry in table] == [(None, None)] * 3
+    assert '| d | adapted | 5.0000 ± 1.4142 |  |  | 10 | 1.0 |' in markdown(table, ['NIQE'])
+
+
+def test_photos_without_truth(tmp_path, monkeypatch):
+    rng, size = np.random.default_rng(0), (NIQE_BLOCK, 2 * NIQE_BLOCK, 3)
+    photos = {f'{name}.png': rng.integers(0, 256, size, np.uint8) for name in 'ab'}
+    write_images(tmp_path / 'photos', photos)
+    for folder in ('gt', 'lq', 'real'):
+        write_images(tmp_path / folder, 2)
+    variants = {name: {'opt': str(OPTION_FILE), 'options': [f'train:total_iter={iterations}']}
+                for name, iterations in (('vanilla', 1), ('longer', 4))}
+    file = study(tmp_path, seeds=[0], variants=variants, domains={'real': {'lq': 'photos'}}, metrics=['NIQE'])
+    monkeypatch.chdir(tmp_path)
+    main([file, '--out', 'out'])
+    with open(tmp_path / 'out/results.csv') as stream:
+        found = list(csv.DictReader(stream))
+    assert len(found) == 2 and found[0]['NIQE'] != found[1]['NIQE']
+    for row in found:
+        restorer = Restorer(f'experiments/{row["variant"]}_seed0/models/net_g_latest.pth')
+        figures = [calculate_niqe(restorer(photo)[..., ::-1], crop_border=0) for photo in photos.values()]
+        assert float(row['NIQE']) == pytest.approx(np.mean(figures), abs=1e-4)
 
 
 def test_it_trains_measures_and_keeps_what_is_done(tmp_path, monkeypatch):
