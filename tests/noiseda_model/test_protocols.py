@@ -301,12 +301,12 @@ def test_weights_that_name_their_network_need_no_option_file(test_set, network, 
     gt, lq = test_set
     content = torch.load(net_g, weights_only=True)
     torch.save({**content, 'network_g': NETWORK}, tmp_path / 'named.pth')
-    means = []
+    figures = []
     for name, more in (('with', ['-opt', option_file, '--weights', net_g]),
                        ('without', ['--weights', str(tmp_path / 'named.pth')])):
         main(['--protocol', 'folder', '--no-lpips', '--gt', gt, '--lq', lq, *more, '--out', str(tmp_path / name)])
-        means.append(summary(tmp_path / name)['mean'])
-    assert means[0] == pytest.approx(means[1], rel=1e-3)  # the option file has tiles
+        figures.append(summary(tmp_path / name)['mean'])
+    assert figures[0] == pytest.approx(figures[1], rel=1e-3)  # the option file has tiles
 
 
 def test_missing_lpips_weights_are_told(test_set, tmp_path, monkeypatch):
