@@ -18,6 +18,11 @@ DIFFUSION_DEFAULTS = {
     'channel_shuffle': True,
     'residual_swap': True,  # Eq. 2-3
     'margin': 0.1,  # delta of Eq. 3
+    'hinge': 'batch',  # of Eq. 3, over: batch or sample
+    'condition_noise': 0,  # standard deviation of noise on both conditions
+    'condition_filter': 0,  # of a random filter of both conditions
+    'warmup_iters': 0,  # iterations in which the diffusion network learns and sends nothing back
+    'gradient': 'all',  # of L_dif: all, high_pass (at the real image), real (none at the synthetic one)
     'timesteps': [1, TIMESTEPS - 1],  # t is drawn from this range
     'diffusion_range': [0, 1],  # of the images the diffusion network sees: [0, 1] or [-1, 1]
     'beta': 0.2,  # Eq. 5: lambda ends at about beta ...

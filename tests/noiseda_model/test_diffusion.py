@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from noiseda_model.diffusion import (
     diffuse,
     diffusion_loss,
     diffusion_weight,
+    disturb,
     draw,
     hinge,
     noise_levels,
@@ -77,7 +79,7 @@ def test_ends_of_the_range_are_drawn():
 
 
 def test_swaps_are_fair_and_independent_of_each_other():
-    _, noise, swap, swap_negative = draw(torch.empty(4000, 3, 2, 2), noise_levels(), generator=generator())
+    _, noise, swap, swap_negative, *_ = draw(torch.empty(4000, 3, 2, 2), noise_levels(), generator=generator())
     assert swap.dtype == swap_negative.dtype == torch.bool
     for event in (swap, swap_negative, swap == swap_negative):
         assert abs(event.double().mean() - 0.5) < 5 * 0.5 / math.sqrt(4000)
@@ -92,12 +94,43 @@ def test_draws_follow_from_the_generator_alone():
     torch.manual_seed(2)
     again = draw(image, levels, generator=generator(3))
     other = draw(image, levels, generator=generator(4))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first[:4], again[:4], strict=True))
     assert not torch.equal(first.alpha_bar, other.alpha_bar) and not torch.equal(first.noise, other.noise)
     assert first.noise.shape == image.shape
 
 
+def test_disturbances_are_drawn_last_and_only_where_asked_for():
+    image, levels = torch.empty(500, 3, 8, 8), noise_levels()
+    plain = draw(image, levels, generator=generator())
+    drawn = draw(image, levels, generator=generator(), condition_noise=0.1, condition_filter=0.5)
+    assert plain.condition_noise is plain.condition_filter is None
+    assert all(torch.equal(a, b) for a, b in zip(plain[:4], drawn[:4], strict=True))
+    noise = drawn.condition_noise
+    assert noise.shape == (500, 6, 8, 8)
+    assert abs(noise.std() - 0.1) < 5 * 0.1 / math.sqrt(2 * noise.numel())
+    kernels = drawn.condition_filter.clone()
+    kernels[:, range(3), range(3), 1, 1] -= 1
+    assert kernels.shape == (500, 3, 3, 3, 3)
+    # 27 weights, so white noise of variance 1 comes out with 0.5^2
+    power = kernels.square().sum(dim=(2, 3, 4)).mean().item()
+    assert power == pytest.approx(0.25, rel=5 * math.sqrt(2 / kernels.numel()))
+
+
 # ---------------------------------------------------------------------- forward process and conditions
+
+
+def test_disturb_filters_either_condition_of_a_sample_alike_then_adds_noise():
+    conditions = torch.rand(3, 6, 8, 8, generator=generator(1))
+    drawn = draw(torch.empty(3, 3, 8, 8), noise_levels(), generator=generator(), condition_noise=0.1,
+                 condition_filter=0.5)
+    seen = disturb(conditions, drawn)
+    for sample in range(3):
+        for block in (slice(0, 3), slice(3, 6)):
+            expected = F.conv2d(conditions[sample, block], drawn.condition_filter[sample], padding=1)
+            torch.testing.assert_close(seen[sample, block] - drawn.condition_noise[sample, block], expected)
+    assert disturb(conditions, drawn._replace(condition_noise=None, condition_filter=None)) is conditions
+    alone = disturb(conditions[:, :3], drawn)
+    torch.testing.assert_close(alone, seen[:, :3])
 
 
 @given(alpha_bar=st.floats(1e-3, 1 - 1e-3))
