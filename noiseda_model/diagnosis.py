@@ -137,8 +137,8 @@ def look(model, batches):
     found = {'psnr': scores, 'smooth_truth': smooth, 'narrow_truth': narrow}
     probes = {key: torch.cat([batch[key] for batch in batches]).repeat(LOOKS, 1, 1, 1) for key in batches[0]}
     probes.pop('truth')
-    drawn = model.draw(probes['gt'])._asdict()
-    model.monitor.batch = {**probes, **{name: value for name, value in drawn.items() if value is not None}}
+    drawn = {name: value for name, value in model.draw(probes['gt'])._asdict().items() if value is not None}
+    model.monitor.batch = {**probes, **drawn}
     return {name: torch.cat(values).mean().item() for name, values in found.items()} | model.monitor.look(model)
 
 

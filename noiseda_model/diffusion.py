@@ -28,8 +28,7 @@ class Draws(NamedTuple):
     noise: torch.Tensor  # (B, 3, H, W)
     swap: torch.Tensor  # (B,) bool: the positive conditions trade places
     swap_negative: torch.Tensor  # (B,) bool: the negative ones do
-    condition_noise: torch.Tensor | None = None  # (B, 6, H, W): added to both conditions
-    condition_filter: torch.Tensor | None = None  # (B, 3, 3, 3, 3): a convolution of either condition
+    condition_noise: torch.Tensor | None = None  # (B, 6, H, W): added to the conditions, positive and negative
 
 
 class DiffusionLoss(NamedTuple):
@@ -50,7 +49,7 @@ def noise_levels(beta_start=1e-6, beta_end=1e-2):
     return torch.cumprod(1 - betas, dim=0).float()
 
 
-def draw(image, levels, timesteps=(1, TIMESTEPS - 1), generator=None, condition_noise=0, condition_filter=0):
+def draw(image, levels, timesteps=(1, TIMESTEPS - 1), generator=None, condition_noise=0):
     """Draw everything random of one step.
 
     For each sample t is uniform in ``timesteps`` (both ends included) and alpha_bar uniform between alpha_bar_t and
@@ -61,9 +60,7 @@ def draw(image, levels, timesteps=(1, TIMESTEPS - 1), generator=None, condition_
         levels (Tensor): Of :func:`noise_levels`, on any device.
         timesteps (tuple[int]): Within 1 .. T-1.
         generator (torch.Generator): On the image's device. Default: torch's own.
-        condition_noise (float): Standard deviation of white noise for the conditions. 0: none is drawn.
-        condition_filter (float): Standard deviation of a random 3x3 convolution of three channels, scaled to keep the
-            variance of white noise, that is added to the identity. 0: none is drawn.
+        condition_noise (float): Standard deviation of the noise on the conditions. 0: none is drawn.
 
     Returns:
         Draws
@@ -74,15 +71,11 @@ def draw(image, levels, timesteps=(1, TIMESTEPS - 1), generator=None, condition_
     levels = levels.to(image.device)
     alpha_bar = torch.lerp(levels[t], levels[t - 1], torch.rand(batch, **options))
     swap, swap_negative = torch.rand(2, batch, **options) < 0.5
-    draws = Draws(alpha_bar, torch.randn(image.shape, **options), swap, swap_negative)
-    if condition_noise:
-        shape = batch, 2 * image.shape[1], *image.shape[2:]
-        draws = draws._replace(condition_noise=condition_noise * torch.randn(shape, **options))
-    if condition_filter:
-        kernels = condition_filter / 27 ** 0.5 * torch.randn(batch, 3, 3, 3, 3, **options)
-        kernels[:, :, :, 1, 1] += torch.eye(3, device=image.device)
-        draws = draws._replace(condition_filter=kernels)
-    return draws
+    noise = torch.randn(image.shape, **options)
+    if not condition_noise:
+        return Draws(alpha_bar, noise, swap, swap_negative)
+    both = torch.randn(batch, 2 * image.shape[1], *image.shape[2:], **options)
+    return Draws(alpha_bar, noise, swap, swap_negative, condition_noise * both)
 
 
 def diffuse(clean, noise, alpha_bar):
@@ -99,18 +92,6 @@ def shuffle_channels(condition_a, condition_b, swap):
     return torch.cat([first, second], dim=1)
 
 
-def disturb(conditions, draws):
-    """The concatenated conditions as the diffusion network sees them: filtered, noisy, as far as ``draws`` says."""
-    batch, _, height, width = conditions.shape
-    if draws.condition_filter is not None:  # the same filter for both conditions of a sample
-        stacked = conditions.view(batch, -1, 3, height, width).transpose(0, 1).flatten(1, 2)
-        stacked = F.conv2d(stacked, draws.condition_filter.flatten(0, 1), padding=1, groups=batch)
-        conditions = stacked.unflatten(1, (batch, 3)).transpose(0, 1).flatten(1, 2)
-    if draws.condition_noise is not None:
-        conditions = conditions + draws.condition_noise[:, :conditions.shape[1]]
-    return conditions
-
-
 def swap_residuals(lq, restored_syn, real, restored_real):
     """Eq. 2: negative conditions, each input with the other's residual R = restored - input.
 
@@ -118,6 +99,17 @@ def swap_residuals(lq, restored_syn, real, restored_real):
         tuple[Tensor]: x^s + R^r and x^r + R^s. Neither is detached.
     """
     return lq + (restored_real - real), real + (restored_syn - lq)
+
+
+def high_pass_gradient(image, low_pass):
+    """The same image, whose gradient g becomes g - low_pass(g): what ``low_pass`` keeps of the image is constant.
+
+    Args:
+        image (Tensor): (B, 3, H, W).
+        low_pass (Callable): Linear and its own transpose, as a blur is but for the image's border.
+    """
+    low = low_pass(image)
+    return image - low + low.detach()
 
 
 def hinge(gap, is_open=lambda gap: gap > 0):
@@ -131,8 +123,7 @@ def hinge(gap, is_open=lambda gap: gap > 0):
     return gap if is_open(gap.detach()) else torch.zeros_like(gap)
 
 
-def diffusion_loss(net, clean, conditions, draws, negatives=None, margin=0.1, is_open=lambda gap: gap > 0,
-                   per_sample=False):
+def diffusion_loss(net, clean, conditions, draws, negatives=None, margin=0.1, is_open=lambda gap: gap > 0):
     """L_dif of Eq. 3, (L_noise + L_con) / 2; without negatives, L_noise of Eq. 1 alone.
 
     Positive and negative conditions share x_t, eps and alpha_bar. They pass through ``net`` one after the other: most
@@ -154,17 +145,15 @@ def diffusion_loss(net, clean, conditions, draws, negatives=None, margin=0.1, is
     x_t = diffuse(clean, noise, alpha_bar)
 
     def distance(condition):
-        condition = disturb(condition, draws)
-        return F.mse_loss(net(torch.cat([x_t, condition], dim=1), alpha_bar), noise, reduction='none')
+        if draws.condition_noise is not None:
+            condition = condition + draws.condition_noise[:, :condition.shape[1]]
+        return F.mse_loss(net(torch.cat([x_t, condition], dim=1), alpha_bar), noise)
 
-    positive = distance(shuffle_channels(*conditions, draws.swap) if len(conditions) == 2 else conditions[0])
-    l_noise = positive.mean()
+    l_noise = distance(shuffle_channels(*conditions, draws.swap) if len(conditions) == 2 else conditions[0])
     if negatives is None:
         return DiffusionLoss(l_noise, None, None, l_noise)
-    negative = distance(shuffle_channels(*negatives, draws.swap_negative))
-    gap = l_noise - negative.mean() + margin
-    gaps = (positive - negative).mean(dim=(1, 2, 3)) + margin
-    l_con = gaps.relu().mean() if per_sample else hinge(gap, is_open)
+    gap = l_noise - distance(shuffle_channels(*negatives, draws.swap_negative)) + margin
+    l_con = hinge(gap, is_open)
     return DiffusionLoss(l_noise, l_con, gap.detach(), (l_noise + l_con) / 2)
 
 

@@ -11,7 +11,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.utils import make_grid
 
 from noiseda_basicsr import InputError
-from noiseda_model.diffusion import Draws, diffusion_loss, diffusion_weight, draw, noise_levels, swap_residuals
+from noiseda_model.diffusion import (
+    Draws,
+    diffusion_loss,
+    diffusion_weight,
+    draw,
+    high_pass_gradient,
+    noise_levels,
+    swap_residuals,
+)
 from noiseda_model.engine_model import EngineModel
 from noiseda_model.monitor import ShortcutMonitor, blurred
 from noiseda_model.options import check_networks, check_sizes, check_validation, read_diffusion_options
@@ -102,8 +110,6 @@ class NoiseDAModel(EngineModel):
             restored = {'syn': restored_syn, 'real': restored_real}
             restored = {name: _tap(restored[name]) for name in self.diffusion_opt['conditions']}
             outputs.update((f'grad_dif_{name}', image) for name, image in restored.items())
-            if current_iter <= self.diffusion_opt['warmup_iters']:
-                restored = {name: image.detach() + 0 * image for name, image in restored.items()}
             loss = loss + self.diffusion_weight(current_iter) * self.adaptation_loss(part, restored, is_open)
         return loss, outputs
 
@@ -138,11 +144,8 @@ class NoiseDAModel(EngineModel):
     def adaptation_loss(self, part, restored, is_open):
         """L_dif (Eq. 1-3) of ``restored``, a dict of the conditions G(x^s) ('syn') and G(x^r) ('real')."""
         negatives = None
-        if self.diffusion_opt['gradient'] == 'high_pass':
-            low = blurred(restored['real'])
-            restored = {**restored, 'real': restored['real'] - low + low.detach()}
-        if self.diffusion_opt['gradient'] == 'real':
-            restored = {**restored, 'syn': restored['syn'].detach() + 0 * restored['syn']}
+        if self.diffusion_opt['high_pass']:
+            restored = {**restored, 'real': high_pass_gradient(restored['real'], blurred)}
         if self.diffusion_opt['residual_swap']:
             swapped = swap_residuals(part.lq, restored['syn'], part.real, restored['real'])
             negatives = dict(zip(('syn', 'real'), swapped, strict=True))
@@ -161,15 +164,19 @@ class NoiseDAModel(EngineModel):
             return images and [self.to_range(images[name]) for name in options['conditions']]
 
         return diffusion_loss(partial(self.forward, self.net_diffusion), self.to_range(getattr(part, options['clean'])),
-                              in_range(conditions), draws, in_range(negatives), options['margin'], is_open,
-                              options['hinge'] == 'sample')
+                              in_range(conditions), draws, in_range(negatives), options['margin'], is_open)
 
     def draw(self, image=None, timesteps=None):
-        """Everything random of a step, see :func:`noiseda_model.diffusion.draw`; of this batch, if not of ``image``."""
+        """Everything random of a step, see :func:`noiseda_model.diffusion.draw`.
+
+        Args:
+            image (Tensor): Of the batch's shape. Default: this batch.
+            timesteps (tuple[int]): Default: those of the options.
+        """
         options = self.diffusion_opt
         image = getattr(self, options['clean']) if image is None else image
-        return draw(image, self.levels, timesteps or options['timesteps'], condition_noise=options['condition_noise'],
-                    condition_filter=options['condition_filter'])
+        return draw(image, self.levels, timesteps or options['timesteps'],
+                    condition_noise=options['condition_noise'])
 
     def to_range(self, image):
         """From [0, 1] to the range the diffusion network works in."""
