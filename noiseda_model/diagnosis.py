@@ -23,6 +23,7 @@ from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_basicsr.checkpoint import load_checkpoint
 from noiseda_data.store import to_float
 from noiseda_model.condition_study import mean_and_error
+from noiseda_model.diffusion import draw
 from noiseda_model.monitor import blurred
 from noiseda_model.noiseda_model import NoiseDAModel
 from noiseda_model.options import read_option_file
@@ -72,7 +73,7 @@ def descent(model, streams, restored, timesteps, draws):
     halves = {name: torch.zeros(2, *image.shape, device=image.device) for name, image in restored.items()}
     losses = []
     for number in range(draws):
-        part = SimpleNamespace(**streams, **model.draw(streams['gt'], timesteps)._asdict())
+        part = SimpleNamespace(**streams, **draw(streams['gt'], model.levels, timesteps)._asdict())
         images = {name: image.detach().requires_grad_() for name, image in restored.items()}
         model.log = {}
         loss = model.adaptation_loss(part, images, model.gap_is_open)
@@ -137,8 +138,8 @@ def look(model, batches):
     found = {'psnr': scores, 'smooth_truth': smooth, 'narrow_truth': narrow}
     probes = {key: torch.cat([batch[key] for batch in batches]).repeat(LOOKS, 1, 1, 1) for key in batches[0]}
     probes.pop('truth')
-    drawn = {name: value for name, value in model.draw(probes['gt'])._asdict().items() if value is not None}
-    model.monitor.batch = {**probes, **drawn}
+    drawn = draw(probes['gt'], model.levels, model.diffusion_opt['timesteps'])
+    model.monitor.batch = {**probes, **drawn._asdict()}
     return {name: torch.cat(values).mean().item() for name, values in found.items()} | model.monitor.look(model)
 
 

@@ -28,7 +28,6 @@ class Draws(NamedTuple):
     noise: torch.Tensor  # (B, 3, H, W)
     swap: torch.Tensor  # (B,) bool: the positive conditions trade places
     swap_negative: torch.Tensor  # (B,) bool: the negative ones do
-    condition_noise: torch.Tensor | None = None  # (B, 6, H, W): added to the conditions, positive and negative
 
 
 class DiffusionLoss(NamedTuple):
@@ -49,7 +48,7 @@ def noise_levels(beta_start=1e-6, beta_end=1e-2):
     return torch.cumprod(1 - betas, dim=0).float()
 
 
-def draw(image, levels, timesteps=(1, TIMESTEPS - 1), generator=None, condition_noise=0):
+def draw(image, levels, timesteps=(1, TIMESTEPS - 1), generator=None):
     """Draw everything random of one step.
 
     For each sample t is uniform in ``timesteps`` (both ends included) and alpha_bar uniform between alpha_bar_t and
@@ -60,7 +59,6 @@ def draw(image, levels, timesteps=(1, TIMESTEPS - 1), generator=None, condition_
         levels (Tensor): Of :func:`noise_levels`, on any device.
         timesteps (tuple[int]): Within 1 .. T-1.
         generator (torch.Generator): On the image's device. Default: torch's own.
-        condition_noise (float): Standard deviation of the noise on the conditions. 0: none is drawn.
 
     Returns:
         Draws
@@ -71,11 +69,7 @@ def draw(image, levels, timesteps=(1, TIMESTEPS - 1), generator=None, condition_
     levels = levels.to(image.device)
     alpha_bar = torch.lerp(levels[t], levels[t - 1], torch.rand(batch, **options))
     swap, swap_negative = torch.rand(2, batch, **options) < 0.5
-    noise = torch.randn(image.shape, **options)
-    if not condition_noise:
-        return Draws(alpha_bar, noise, swap, swap_negative)
-    both = torch.randn(batch, 2 * image.shape[1], *image.shape[2:], **options)
-    return Draws(alpha_bar, noise, swap, swap_negative, condition_noise * both)
+    return Draws(alpha_bar, torch.randn(image.shape, **options), swap, swap_negative)
 
 
 def diffuse(clean, noise, alpha_bar):
@@ -99,17 +93,6 @@ def swap_residuals(lq, restored_syn, real, restored_real):
         tuple[Tensor]: x^s + R^r and x^r + R^s. Neither is detached.
     """
     return lq + (restored_real - real), real + (restored_syn - lq)
-
-
-def high_pass_gradient(image, low_pass):
-    """The same image, whose gradient g becomes g - low_pass(g): what ``low_pass`` keeps of the image is constant.
-
-    Args:
-        image (Tensor): (B, 3, H, W).
-        low_pass (Callable): Linear and its own transpose, as a blur is but for the image's border.
-    """
-    low = low_pass(image)
-    return image - low + low.detach()
 
 
 def hinge(gap, is_open=lambda gap: gap > 0):
@@ -145,8 +128,6 @@ def diffusion_loss(net, clean, conditions, draws, negatives=None, margin=0.1, is
     x_t = diffuse(clean, noise, alpha_bar)
 
     def distance(condition):
-        if draws.condition_noise is not None:
-            condition = condition + draws.condition_noise[:, :condition.shape[1]]
         return F.mse_loss(net(torch.cat([x_t, condition], dim=1), alpha_bar), noise)
 
     l_noise = distance(shuffle_channels(*conditions, draws.swap) if len(conditions) == 2 else conditions[0])

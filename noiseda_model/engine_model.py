@@ -84,7 +84,7 @@ class EngineModel(SRModel):
         """
         batch = {key: getattr(self, key) for key in STREAMS if hasattr(self, key)}
         count = self.engine['accumulate']
-        chunks = {key: value.chunk(count) for key, value in {**batch, **draws}.items() if value is not None}
+        chunks = {key: value.chunk(count) for key, value in {**batch, **draws}.items()}
         return [SimpleNamespace(**{key: chunk[part] for key, chunk in chunks.items()}) for part in range(count)]
 
     def seed(self, current_iter, *part):

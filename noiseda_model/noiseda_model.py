@@ -11,17 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.utils import make_grid
 
 from noiseda_basicsr import InputError
-from noiseda_model.diffusion import (
-    Draws,
-    diffusion_loss,
-    diffusion_weight,
-    draw,
-    high_pass_gradient,
-    noise_levels,
-    swap_residuals,
-)
+from noiseda_model.diffusion import Draws, diffusion_loss, diffusion_weight, draw, noise_levels, swap_residuals
 from noiseda_model.engine_model import EngineModel
-from noiseda_model.monitor import ShortcutMonitor, blurred
+from noiseda_model.monitor import ShortcutMonitor
 from noiseda_model.options import check_networks, check_sizes, check_validation, read_diffusion_options
 
 
@@ -144,8 +136,6 @@ class NoiseDAModel(EngineModel):
     def adaptation_loss(self, part, restored, is_open):
         """L_dif (Eq. 1-3) of ``restored``, a dict of the conditions G(x^s) ('syn') and G(x^r) ('real')."""
         negatives = None
-        if self.diffusion_opt['high_pass']:
-            restored = {**restored, 'real': high_pass_gradient(restored['real'], blurred)}
         if self.diffusion_opt['residual_swap']:
             swapped = swap_residuals(part.lq, restored['syn'], part.real, restored['real'])
             negatives = dict(zip(('syn', 'real'), swapped, strict=True))
@@ -156,7 +146,7 @@ class NoiseDAModel(EngineModel):
     def diffusion_loss(self, part, conditions, negatives=None, is_open=None):
         """:func:`noiseda_model.diffusion.diffusion_loss` with the options' range, margin and shuffle."""
         options = self.diffusion_opt
-        draws = Draws(**{field: getattr(part, field, None) for field in Draws._fields})
+        draws = Draws(**{field: getattr(part, field) for field in Draws._fields})
         if not options['channel_shuffle']:
             draws = draws._replace(swap=torch.zeros_like(draws.swap), swap_negative=torch.zeros_like(draws.swap))
 
@@ -166,17 +156,9 @@ class NoiseDAModel(EngineModel):
         return diffusion_loss(partial(self.forward, self.net_diffusion), self.to_range(getattr(part, options['clean'])),
                               in_range(conditions), draws, in_range(negatives), options['margin'], is_open)
 
-    def draw(self, image=None, timesteps=None):
-        """Everything random of a step, see :func:`noiseda_model.diffusion.draw`.
-
-        Args:
-            image (Tensor): Of the batch's shape. Default: this batch.
-            timesteps (tuple[int]): Default: those of the options.
-        """
-        options = self.diffusion_opt
-        image = getattr(self, options['clean']) if image is None else image
-        return draw(image, self.levels, timesteps or options['timesteps'],
-                    condition_noise=options['condition_noise'])
+    def draw(self):
+        """Everything random of a step, see :func:`noiseda_model.diffusion.draw`."""
+        return draw(getattr(self, self.diffusion_opt['clean']), self.levels, self.diffusion_opt['timesteps'])
 
     def to_range(self, image):
         """From [0, 1] to the range the diffusion network works in."""

@@ -18,8 +18,6 @@ DIFFUSION_DEFAULTS = {
     'channel_shuffle': True,
     'residual_swap': True,  # Eq. 2-3
     'margin': 0.1,  # delta of Eq. 3
-    'condition_noise': 0,  # standard deviation of noise that both conditions get (docs/why.md)
-    'high_pass': False,  # L_dif sends nothing back to the restored real image that a blur keeps: no shift of colours
     'timesteps': [1, TIMESTEPS - 1],  # t is drawn from this range
     'diffusion_range': [0, 1],  # of the images the diffusion network sees: [0, 1] or [-1, 1]
     'beta': 0.2,  # Eq. 5: lambda ends at about beta ...
@@ -60,7 +58,7 @@ def read_diffusion_options(opt):
         if not holds:
             raise InputError(f'train:diffusion_opt:{key} is {options[key]!r}; {remedy}')
 
-    for key in ('margin', 'condition_noise', 'beta', 'gamma', 'ramp_iters', 'monitor_freq'):
+    for key in ('margin', 'beta', 'gamma', 'ramp_iters', 'monitor_freq'):
         require(isinstance(options[key], (int, float)), key, 'it must be a number; YAML wants !!float 1e-4 or 0.0001.')
     require(options['clean'] in ('gt', 'ref'), 'clean', 'it must be gt or ref.')
     require(options['conditions'] in (['syn', 'real'], ['syn'], ['real']), 'conditions',
@@ -70,9 +68,6 @@ def read_diffusion_options(opt):
     require(is_pair and 1 <= steps[0] <= steps[1] < TIMESTEPS, 'timesteps',
             f'it must be [low, high] within 1 to {TIMESTEPS - 1}.')
     require(options['diffusion_range'] in ([0, 1], [-1, 1]), 'diffusion_range', 'it must be [0, 1] or [-1, 1].')
-    require(options['condition_noise'] >= 0, 'condition_noise', 'it must be 0 or more.')
-    require(options['high_pass'] is False or 'real' in options['conditions'], 'high_pass',
-            'the gradient at the real image needs conditions: [syn, real] or [real].')
     if options['residual_swap']:
         require(options['clean'] == 'gt', 'clean', 'with ref, Eq. 2 and 3 fall away: set residual_swap: false.')
         require(len(options['conditions']) == 2, 'conditions', 'a swap needs both: set residual_swap: false.')

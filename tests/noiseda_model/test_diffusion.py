@@ -14,7 +14,6 @@ from noiseda_model.diffusion import (
     diffusion_loss,
     diffusion_weight,
     draw,
-    high_pass_gradient,
     hinge,
     noise_levels,
     shuffle_channels,
@@ -78,7 +77,7 @@ def test_ends_of_the_range_are_drawn():
 
 
 def test_swaps_are_fair_and_independent_of_each_other():
-    _, noise, swap, swap_negative, _ = draw(torch.empty(4000, 3, 2, 2), noise_levels(), generator=generator())
+    _, noise, swap, swap_negative = draw(torch.empty(4000, 3, 2, 2), noise_levels(), generator=generator())
     assert swap.dtype == swap_negative.dtype == torch.bool
     for event in (swap, swap_negative, swap == swap_negative):
         assert abs(event.double().mean() - 0.5) < 5 * 0.5 / math.sqrt(4000)
@@ -89,26 +88,13 @@ def test_swaps_are_fair_and_independent_of_each_other():
 def test_draws_follow_from_the_generator_alone():
     image, levels = torch.empty(4, 3, 5, 6), noise_levels()
     torch.manual_seed(1)
-    first = draw(image, levels, condition_noise=0.1, generator=generator(3))
+    first = draw(image, levels, generator=generator(3))
     torch.manual_seed(2)
-    again = draw(image, levels, condition_noise=0.1, generator=generator(3))
+    again = draw(image, levels, generator=generator(3))
     other = draw(image, levels, generator=generator(4))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first.alpha_bar, other.alpha_bar) and not torch.equal(first.noise, other.noise)
     assert first.noise.shape == image.shape
-
-
-def test_noise_for_the_conditions_is_drawn_last_and_only_if_asked_for():
-    image, levels = torch.empty(200, 3, 16, 16), noise_levels()
-    without = draw(image, levels, generator=generator())
-    drawn = draw(image, levels, condition_noise=0.1, generator=generator())
-    assert without.condition_noise is None
-    assert all(torch.equal(a, b) for a, b in zip(without[:4], drawn[:4], strict=True))
-    noise = drawn.condition_noise
-    assert noise.shape == (200, 6, 16, 16)
-    assert abs(noise.std() / 0.1 - 1) < 5 / math.sqrt(2 * noise.numel())
-    for other in (noise[:, 3:], drawn.noise):  # independent of each other
-        assert abs((noise[:, :3] * other).mean() / other.std() / 0.1) < 5 / math.sqrt(other.numel())
 
 
 # ---------------------------------------------------------------------- forward process and conditions
@@ -137,34 +123,6 @@ def test_shuffle_exchanges_whole_rgb_blocks_of_the_samples_drawn():
     shuffled = shuffle_channels(a, b, torch.tensor([False, True, False]))
     for sample, order in enumerate([(a, b), (b, a), (a, b)]):
         assert torch.equal(shuffled[sample], torch.cat([order[0][sample], order[1][sample]]))
-
-
-@pytest.mark.parametrize('swap', [False, True])
-def test_noise_is_added_to_what_the_network_sees_of_positive_and_negative(swap):
-    clean, *conditions = images(5)
-    noise = torch.randn(2, 6, 4, 4, generator=generator(5), dtype=torch.float64)
-    draws = draws_for(clean, swap, swap)._replace(condition_noise=noise)
-    seen = []
-
-    def net(x, alpha_bar):
-        seen.append(x[:, 3:])
-        return x[:, :3]
-
-    diffusion_loss(net, clean, conditions[:2], draws, conditions[2:])
-    for pair, condition in zip((conditions[:2], conditions[2:]), seen, strict=True):
-        torch.testing.assert_close(condition, torch.cat(pair[::-1] if swap else pair, dim=1) + noise)
-    seen.clear()
-    diffusion_loss(net, clean, conditions[:1], draws)
-    torch.testing.assert_close(seen[0], conditions[0] + noise[:, :3])
-
-
-def test_high_pass_gradient_lacks_what_the_low_pass_keeps():
-    image, weight = images(2)
-    image.requires_grad_()
-    seen = high_pass_gradient(image, lambda x: x.mean(dim=(2, 3), keepdim=True))
-    torch.testing.assert_close(seen, image)
-    (weight * seen).sum().backward()
-    torch.testing.assert_close(image.grad, weight - weight.mean(dim=(2, 3), keepdim=True))
 
 
 def test_swap_residuals_gives_each_input_the_residual_of_the_other():

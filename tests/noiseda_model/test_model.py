@@ -155,30 +155,6 @@ def losses_of(model, iteration=5):
     return model.restoration_loss(restored['syn'], part.gt), l_dif, restored
 
 
-@pytest.mark.parametrize('high_pass', [False, True])
-def test_high_pass_sends_no_shift_of_colour_to_the_real_image(high_pass, tmp_path):
-    """The derivative of L_dif with respect to a constant added to one channel: the blur keeps it, so it is zero."""
-    model = build(small_opt(tmp_path, train__diffusion_opt={'high_pass': high_pass}), torch.float64)
-    _, l_dif, restored = losses_of(model)
-    real, syn = torch.autograd.grad(l_dif, (restored['real'], restored['syn']))
-    shift = real.sum(dim=(2, 3)).abs() / real.abs().sum(dim=(2, 3))
-    assert (shift < 1e-9).all() if high_pass else (shift > 1e-4).all()
-    assert (syn.sum(dim=(2, 3)).abs() > 1e-4 * syn.abs().sum(dim=(2, 3))).all()
-
-
-def test_condition_noise_is_cut_with_the_batch(tmp_path):
-    """Two parts of a batch give what the whole gives, and not what it gives without the noise."""
-    def gradient(parts, noise):
-        opt = small_opt(tmp_path, train__diffusion_opt={'condition_noise': noise}, train__engine={'accumulate': parts})
-        model = build(opt)
-        step(model, 5, batch())
-        return torch.cat([p.grad.flatten() for p in model.net_diffusion.parameters()])
-
-    whole = gradient(1, 0.3)
-    assert (gradient(2, 0.3) - whole).norm() < 1e-4 * whole.norm()
-    assert (gradient(1, 0) - whole).norm() > 1e-2 * whole.norm()
-
-
 @pytest.mark.parametrize('variant', ['paired', 'no swap', 'extension'])
 def test_l_dif_reaches_theta_through_both_conditions_and_l_res_gives_phi_nothing(variant, tmp_path):
     model = build(small_opt(tmp_path, train__diffusion_opt=VARIANTS[variant]), torch.float64)
@@ -264,7 +240,7 @@ def test_draws_follow_from_seed_rank_and_iteration_alone(tmp_path):
         original = NoiseDAModel.draw
         model.draw = lambda: seen.append(original(model)) or seen[0]
         log = step(model, iteration, batch())
-        return torch.cat([part.flatten().float() for part in seen[0][:4]] + [torch.tensor([log['l_noise']])])
+        return torch.cat([part.flatten().float() for part in seen[0]] + [torch.tensor([log['l_noise']])])
 
     first = drawn(7)
     assert torch.equal(first, drawn(7, history=3))

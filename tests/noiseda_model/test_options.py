@@ -101,7 +101,7 @@ def test_the_defaults_are_the_papers(tmp_path):
     assert options == {
         'clean': 'gt', 'conditions': ['syn', 'real'], 'channel_shuffle': True, 'residual_swap': True, 'margin': 0.1,
         'timesteps': [1, 999], 'diffusion_range': [0, 1], 'beta': 0.2, 'gamma': 5, 'ramp_iters': 600,
-        'monitor_freq': 500, 'condition_noise': 0, 'high_pass': False}
+        'monitor_freq': 500}
     assert read_diffusion_options(small_opt(tmp_path, **diffusion(ramp_iters=50)))['ramp_iters'] == 50
     assert DIFFUSION_DEFAULTS['ramp_iters'] is None
 
