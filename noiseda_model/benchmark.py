@@ -176,26 +176,31 @@ def compare(opt, names, rounds, hinges=('closed',), tell=print):
         dict: State of the hinge -> list of dicts, one a variant: ``name``, ``seconds`` (median step), ``speedup``
         (median over rounds of the literal variant's time over this one's in the same round), ``flops``,
         ``share_of_peak`` (of the convolution peak measured in the same rounds, in the variant's number format),
-        ``memory`` (peak of what torch allocated for it, in bytes, the hinge being closed; on a CPU None).
+        ``memory`` (peak of what torch allocated for it, in bytes; on a CPU None).
     """
     device = torch.device('cuda' if opt['num_gpu'] else 'cpu')
     torch.backends.cudnn.benchmark = True  # as the launcher does
     table = {name: engine for name, engine in variants(device).items() if name in names or name == LITERAL}
-    data, models, memory = batch(opt, device), {}, {}
+    data, models, own = batch(opt, device), {}, {}
     peaks = {dtype: ConvolutionPeak(device, dtype, len(data['gt'])) for dtype in (torch.float32, torch.bfloat16)}
     for name, engine in table.items():
-        before = torch.cuda.memory_allocated() if device.type == 'cuda' else 0
+        before = _allocated(device)
         models[name] = build(opt, engine)
-        seconds, memory[name] = _warm_up(models[name], data, before)
-        tell(f'{name}: first step {seconds:.1f} s')
-    return {hinge: _rounds(table, models, data, peaks, memory, rounds, hinge) for hinge in hinges}
+        tell(f'{name}: first step {timed(models[name], data, 1):.1f} s')
+        own[name] = _allocated(device) - before
+    return {hinge: _rounds(table, models, own, data, peaks, rounds, hinge) for hinge in hinges}
 
 
-def _rounds(table, models, data, peaks, memory, rounds, hinge):
-    flops = {}
+def _allocated(device):
+    return torch.cuda.memory_allocated() if device.type == 'cuda' else 0
+
+
+def _rounds(table, models, own, data, peaks, rounds, hinge):
+    flops, memory = {}, {}
     for name, model in models.items():
         model.diffusion_opt['margin'] = MARGINS[hinge]
         timed(model, data, 1)  # with accumulate a step assumes the hinge of the one before
+        memory[name] = _step_memory(model, data, own[name])
         flops[name] = count_flops(model, data)
     seconds = {name: [] for name in models}
     rates = {dtype: [] for dtype in peaks}
@@ -218,13 +223,14 @@ def _rounds(table, models, data, peaks, memory, rounds, hinge):
     return rows
 
 
-def _warm_up(model, data, allocated_before):
-    """Seconds of a first step and, on a GPU, the most memory the model held until then."""
-    on_gpu = model.device.type == 'cuda'
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    seconds = timed(model, data, 1)
-    return seconds, torch.cuda.max_memory_allocated() - allocated_before if on_gpu else None
+def _step_memory(model, data, own):
+    """On a GPU the most memory a step holds, with the model's ``own`` and without that of the other models."""
+    if model.device.type != 'cuda':
+        return None
+    others = _allocated(model.device) - own
+    torch.cuda.reset_peak_memory_stats()
+    timed(model, data, 1)
+    return torch.cuda.max_memory_allocated() - others
 
 
 def loss_difference(opt, engine, steps=20, hinge='closed'):

@@ -183,7 +183,8 @@ class EngineModel(SRModel):
         net.eval()
         keys = ('size_multiple', 'tile', 'tile_overlap')
         options = self.opt.get('val') or {}
-        self.output = restore(net, self.lq, **{key: options[key] for key in keys if key in options})
+        with torch.compiler.set_stance('force_eager'):  # photos of any size are not worth compiling for
+            self.output = restore(net, self.lq, **{key: options[key] for key in keys if key in options})
         net.train(was_training)
 
     def evaluation_net(self):

@@ -95,13 +95,14 @@ def run_step(args):
                     row['memory'] = pool.apply(step_benchmark.peak_memory, (opt, table[row['name']], hinge))
     for hinge, rows in result.items():
         print(f'\nhinge {hinge}\n\n{step_benchmark.markdown_table(rows, samples)}', flush=True)
+    differences = {}
     for hinge in args.hinge if args.equal else []:
-        difference = step_benchmark.loss_difference(opt, {}, args.equal, hinge)
+        differences[hinge] = step_benchmark.loss_difference(opt, {}, args.equal, hinge)
         print(f'\nhinge {hinge}: largest relative difference of a loss to the literal order, fp32, without dropout, '
-              f'{args.equal} steps: {difference:.1e}', flush=True)
+              f'{args.equal} steps: {differences[hinge]:.1e}', flush=True)
     if args.json:
         with open(args.json, 'w') as file:
-            json.dump({'hardware': hardware(device), **result}, file, indent=1)
+            json.dump({'hardware': hardware(device), 'rows': result, 'loss_difference': differences}, file, indent=1)
 
 
 def add_restore(commands):

@@ -2,13 +2,14 @@
 
     python scripts/make_real_data.py DATA OUT
 
-DATA holds, as their authors published them:
+DATA is a collection of ours that cannot be downloaded as a whole: its terms do not allow it. It holds
 
-    derain/rain100l/{rainy,clean}   pairs of Rain100L
-    derain/real_unlabelled          real rain: frames of one video (ntu_*), photos of SPA (spa_*)
-    derain/real_yard/yard.mp4       a yard in the rain, filmed by a hand that holds nearly still (FastDeRain)
-    deblur/gopro/{blur,sharp}       pairs of GoPro
-    deblur/real_unlabelled          really blurred photos
+    derain/rain100l/{rainy,clean}   60 pairs of Rain100L (KaneWANG0816/RR on GitHub)
+    derain/real_unlabelled          real rain: 60 frames of a video, ntu_00001.jpg ... (zsyOAOA/S2VD); five photos of
+                                    SPA, spa_1.png ... (published with Noise-DA)
+    derain/real_yard/yard.mp4       a yard in the rain, by a hand that holds nearly still (uestctensorgroup/FastDeRain)
+    deblur/gopro/{blur,sharp}       8 pairs of GoPro (jeffreywolberg/deblurring_dataset_generator)
+    deblur/real_unlabelled          9 really blurred photos (RealBlur-J, from Noise-DA; jiangsutx/SRN-Deblur)
 
 OUT gets LMDBs, ``rain_lq`` and ``rain_gt``, ``blur_lq`` and ``blur_gt``, the pairs; ``rain_real`` and ``blur_real``,
 photos to adapt to; and folders to measure on: ``yard`` with ``yard_truth``, ``gopro`` with ``gopro_truth`` (a scene
@@ -38,6 +39,25 @@ GOPRO_TEST = 'GOPR0384_11_00'  # one of GoPro's test scenes
 BLUR_TEST = ('08', 'scene002-5', 'scene103-3', 'scene130-3')  # every second scene
 
 
+def is_gopro_test(key):
+    return key.startswith(GOPRO_TEST)
+
+
+LMDBS = {  # name -> folder of DATA, which of its images
+    'rain_lq': ('derain/rain100l/rainy', lambda key: True),
+    'rain_gt': ('derain/rain100l/clean', lambda key: True),
+    'rain_real': ('derain/real_unlabelled', lambda key: key in NTU or key.startswith('spa_')),
+    'blur_lq': ('deblur/gopro/blur', lambda key: not is_gopro_test(key)),
+    'blur_gt': ('deblur/gopro/sharp', lambda key: not is_gopro_test(key)),
+    'blur_real': ('deblur/real_unlabelled', lambda key: key not in BLUR_TEST),
+}
+FOLDERS = {
+    'gopro': ('deblur/gopro/blur', is_gopro_test),
+    'gopro_truth': ('deblur/gopro/sharp', is_gopro_test),
+    'blur_test': ('deblur/real_unlabelled', lambda key: key in BLUR_TEST),
+}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data', metavar='DATA')
@@ -48,24 +68,16 @@ def main():
 
 
 def run(args):
-    derain, deblur = osp.join(args.data, 'derain'), osp.join(args.data, 'deblur')
-    for name, source, is_wanted in (
-            ('rain_lq', f'{derain}/rain100l/rainy', lambda key: True),
-            ('rain_gt', f'{derain}/rain100l/clean', lambda key: True),
-            ('rain_real', f'{derain}/real_unlabelled', lambda key: key in NTU or key.startswith('spa_')),
-            ('blur_lq', f'{deblur}/gopro/blur', lambda key: not key.startswith(GOPRO_TEST)),
-            ('blur_gt', f'{deblur}/gopro/sharp', lambda key: not key.startswith(GOPRO_TEST)),
-            ('blur_real', f'{deblur}/real_unlabelled', lambda key: key not in BLUR_TEST)):
+    for name, (folder, is_wanted) in LMDBS.items():
+        source = osp.join(args.data, folder)
         keys = {key for key in open_one(source, 'DATA').keys if is_wanted(key)}
         count = create_lmdb(source, osp.join(args.out, f'{name}.lmdb'), keys=keys, raw=True)
         print(f'{name}: {count} images.')
-    for name, source, is_wanted in (
-            ('gopro', f'{deblur}/gopro/blur', lambda key: key.startswith(GOPRO_TEST)),
-            ('gopro_truth', f'{deblur}/gopro/sharp', lambda key: key.startswith(GOPRO_TEST)),
-            ('blur_test', f'{deblur}/real_unlabelled', lambda key: key in BLUR_TEST)):
-        store = open_one(source, 'DATA')
+    for name, (folder, is_wanted) in FOLDERS.items():
+        store = open_one(osp.join(args.data, folder), 'DATA')
         for key in filter(is_wanted, store.keys):
             save_png(osp.join(args.out, name, f'{key}.png'), store.read(key))
+    derain = osp.join(args.data, 'derain')
     yard = read_video(f'{derain}/real_yard/yard.mp4')[:YARD_END, :YARD_ROWS]
     make_truth('yard', {number: yard[number - 30:number + 31] for number in range(30, len(yard) - 30, 30)}, args.out)
     store = open_one(f'{derain}/real_unlabelled', 'DATA')

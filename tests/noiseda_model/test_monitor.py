@@ -60,15 +60,19 @@ def test_looking_changes_nothing(tmp_path):
     assert ShortcutMonitor(1).batch is None
 
 
-def test_looking_compiles_nothing(tmp_path, monkeypatch):
-    """It looks in evaluation mode, at a batch of another size: on a large network a compilation takes minutes."""
+def test_looking_and_validating_compile_nothing(tmp_path, monkeypatch):
+    """In evaluation mode, at images of other sizes: on a large network a compilation takes minutes."""
     monkeypatch.setattr(torch.nn.Module, 'compile', partialmethod(torch.nn.Module.compile, backend='eager'))
     torch._dynamo.reset()
-    model = build(small_opt(tmp_path, train__engine={'compile': ['g', 'diffusion']},
+    model = build(small_opt(tmp_path, train__engine={'compile': ['g', 'diffusion']}, train__ema_decay=0,
                             train__diffusion_opt={'monitor_freq': 2}))
     log = step(model, 1, batch())
     graphs = torch._dynamo.utils.counters['stats']['unique_graphs']
     assert graphs > 0 and not any(name.startswith('shortcut') for name in log)
     log = step(model, 2, batch(1))
     assert any(name.startswith('shortcut') for name in log)
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == graphs
+    for size in (8, 10):
+        model.feed_data({'lq': torch.rand(1, 3, size, size)})
+        model.test()
     assert torch._dynamo.utils.counters['stats']['unique_graphs'] == graphs
