@@ -14,8 +14,8 @@ def prepare_network(net, channels_last=False, recompute=False, compiled=False):
         net (nn.Module): On its device, not yet wrapped for several processes.
         channels_last (bool): Keep convolution weights, and with them all activations, with channels last in memory.
         recompute (bool): See :func:`recompute_blocks`.
-        compiled (bool): ``net.compile()``; ``torch.compile(net)`` would rename the parameters. For fixed shapes: to
-            torch all networks are the same code, and the second to come would be compiled for any shape.
+        compiled (bool): ``net.compile()``; ``torch.compile(net)`` would rename the parameters. Each size of a batch is
+            compiled for itself; torch's own way compiles the second one met for any size.
 
     Returns:
         nn.Module: ``net``.

@@ -18,8 +18,16 @@ def opt(tmp_path):
 
 
 @pytest.mark.parametrize('hinge', benchmark.MARGINS)
-def test_the_literal_order_and_ours_lose_the_same(hinge, opt):
+def test_the_literal_order_and_ours_lose_the_same(hinge, opt, monkeypatch):
+    seen, step = [], benchmark.LiteralModel.optimize_parameters
+
+    def literal_step(model, current_iter):
+        step(model, current_iter)
+        seen.append(model.log['l_con'] > 0)
+
+    monkeypatch.setattr(benchmark.LiteralModel, 'optimize_parameters', literal_step)
     assert benchmark.loss_difference(opt, {}, steps=3, hinge=hinge) < 1e-5
+    assert seen == [hinge == 'open'] * 3
     assert benchmark.loss_difference(opt, {'precision': 'bf16'}, steps=3, hinge=hinge) > 1e-5
 
 
