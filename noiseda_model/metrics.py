@@ -158,21 +158,32 @@ def align(img, img2):
     return _align(restored, truth, img.shape)
 
 
+def homography(image, target):
+    """(3, 3), from pixels of ``target`` to those of ``image``, as ECC finds it.
+
+    Args:
+        image, target (ndarray): (H, W, 3), BGR; both uint8 or float32.
+
+    Raises:
+        InputError: ECC finds none.
+    """
+    grey = [cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) for picture in (target, image)]
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 100, 0)
+    try:
+        return cv2.findTransformECC(*grey, np.eye(3, dtype=np.float32), cv2.MOTION_HOMOGRAPHY, criteria,
+                                    inputMask=None, gaussFiltSize=5)[1]
+    except cv2.error as error:
+        raise InputError('ECC found no homography between two images, a result and its ground truth for example; do '
+                         'they show the same scene?') from error
+
+
 @functools.lru_cache(maxsize=1)
 def _align(restored, truth, shape):
     """:func:`align` on bytes, so that the metrics of one image share one alignment."""
     restored, truth = (np.frombuffer(data, np.float32).reshape(shape) for data in (restored, truth))
     restored = restored * np.float32(np.sum(truth * restored) / max(np.sum(restored * restored), 1e-12))
-    grey = [cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in (truth, restored)]
-    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 100, 0)
-    try:
-        _, homography = cv2.findTransformECC(*grey, np.eye(3, dtype=np.float32), cv2.MOTION_HOMOGRAPHY, criteria,
-                                             inputMask=None, gaussFiltSize=5)
-    except cv2.error as error:
-        raise InputError('ECC found no homography between the result and its ground truth; do they show the same '
-                         'scene?') from error
     height, width = shape[:2]
-    warp = functools.partial(cv2.warpPerspective, M=homography, dsize=(width, height))
+    warp = functools.partial(cv2.warpPerspective, M=homography(restored, truth), dsize=(width, height))
     aligned = warp(restored, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT)
     covered = warp(np.ones(shape[:2], np.float32), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
     return aligned * covered[..., None], truth * covered[..., None], covered

@@ -30,6 +30,7 @@ from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_data.lmdb_writer import create_lmdb
 from noiseda_data.store import open_one
 from noiseda_model.evaluation import METRICS, measure
+from noiseda_model.metrics import homography
 from noiseda_model.protocols import save_png
 
 YARD_END, YARD_ROWS = 361, 256  # then the camera is moved
@@ -97,14 +98,9 @@ def read_video(path):
 
 def aligned(frames):
     """Frames (a list of (H, W, 3), uint8) warped onto the middle one by a homography (ECC), without their margins."""
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    (height, width), (top, left), middle = grey[0].shape, NTU_MARGIN, grey[len(grey) // 2]
-    criteria, warped = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 100, 1e-6), []
-    for frame, shades in zip(frames, grey, strict=True):
-        _, homography = cv2.findTransformECC(middle, shades, np.eye(3, dtype=np.float32), cv2.MOTION_HOMOGRAPHY,
-                                             criteria, inputMask=None, gaussFiltSize=5)
-        warped.append(cv2.warpPerspective(frame, homography, (width, height),
-                                          flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP))
+    (height, width), (top, left), middle = frames[0].shape[:2], NTU_MARGIN, frames[len(frames) // 2]
+    warped = [cv2.warpPerspective(frame, homography(frame[..., ::-1], middle[..., ::-1]), (width, height),
+                                  flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP) for frame in frames]
     return np.stack(warped)[:, top:height - top, left:width - left]
 
 
