@@ -6,8 +6,8 @@ import sys
 class InputError(ValueError):
     """Bad input: a wrong option, a missing or corrupt file, a NaN loss.
 
-    Its message names the file or option key and the remedy. The launchers print it without a traceback and exit
-    with status 2.
+    Its message names the file or option key and the remedy. Commands print it without a traceback and exit with
+    status 1, the launchers of training and test with 2.
     """
 
 

@@ -15,7 +15,7 @@ import yaml
 from basicsr.models.base_model import BaseModel
 from basicsr.utils.file_client import LmdbBackend
 from basicsr.utils.registry import Registry
-from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parallel import DistributedDataParallel
 
 from noiseda_basicsr import checkpoint
 from noiseda_basicsr.errors import InputError
@@ -57,7 +57,7 @@ def model_to_device(self, net):
             device_ids=[torch.cuda.current_device()] if self.device.type == 'cuda' else None,
             find_unused_parameters=self.opt.get('find_unused_parameters', False),
             **{broadcast: False})
-    return DataParallel(net) if self.opt['num_gpu'] > 1 else net
+    return net
 
 
 def init_dist_pytorch(backend, **kwargs):
@@ -121,8 +121,9 @@ _stock_create_train_val_dataloader = basicsr.train.create_train_val_dataloader
 def create_train_val_dataloader(opt, logger):
     """Continue inside an epoch, and train for all of total_iter.
 
-    BasicSR restarts the epoch on resume. It also rounds the iterations of an epoch up while its loader drops the last
-    batch, so small sets end early: 15 images at batch 8 and total_iter 100 stop at 51.
+    BasicSR restarts the epoch on resume. Epochs are counted as this loader has them, so that a batch or data set of
+    another size does not end a resumed training early. BasicSR also rounds the iterations of an epoch up while its
+    loader drops the last batch, so small sets end early: 15 images at batch 8 and total_iter 100 stop at 51.
     """
     train_loader, sampler, val_loaders, _, total_iters = _stock_create_train_val_dataloader(opt, logger)
     per_epoch = len(train_loader)
@@ -131,8 +132,8 @@ def create_train_val_dataloader(opt, logger):
                          f'{train_loader.batch_size}; raise dataset_enlarge_ratio or lower batch_size_per_gpu.')
     if opt['path'].get('resume_state'):
         state = checkpoint.load_checkpoint(opt['path']['resume_state'])
-        sampler.resume_epoch = state['epoch']
-        sampler.samples_seen = (state['iter'] - state['epoch'] * per_epoch) * train_loader.batch_size
+        sampler.resume_epoch, batches_seen = divmod(state['iter'], per_epoch)
+        sampler.samples_seen = batches_seen * train_loader.batch_size
     last_epoch = -(-total_iters // per_epoch) - 1  # BasicSR loops over range(start, this + 1)
     return train_loader, sampler, val_loaders, last_epoch, total_iters
 

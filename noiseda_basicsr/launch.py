@@ -15,7 +15,11 @@ from basicsr.utils.options import parse_options as stock_parse_options
 
 from noiseda_basicsr.errors import InputError
 from noiseda_basicsr.fixes import apply_fixes
-from noiseda_basicsr.watch import Watch, explain, start_worker
+from noiseda_basicsr.watch import Watch, end_workers, explain, start_worker
+
+TRAIN_KEYS = ('name', 'datasets', 'network_g', 'path', 'train:total_iter', 'train:optim_g', 'logger:print_freq',
+              'logger:save_checkpoint_freq', 'logger:use_tb_logger')
+TEST_KEYS = ('name', 'datasets', 'network_g', 'path')
 
 
 def train():
@@ -40,6 +44,13 @@ def show_to(watch):
     def build_and_attach(opt):
         model = build_model(opt)
         watch.attach(model, opt)
+        resume_training = model.resume_training
+
+        def resume_at_epoch(state):
+            state['epoch'] = watch.sampler.resume_epoch  # where BasicSR's loop begins
+            resume_training(state)
+
+        model.resume_training = resume_at_epoch
         return model
 
     def create_and_keep(opt, logger):
@@ -64,6 +75,7 @@ def _run(pipeline, watch):
         else:
             print(f'\nerror: {message}', file=sys.stderr, flush=True)
         status = 1 if message is None else 2
+        end_workers()
         if torch.distributed.is_initialized():
             os._exit(status)  # an orderly end would wait for the other processes, which wait for this one
         sys.exit(status)
@@ -83,10 +95,32 @@ def parse_options(root_path, is_train=True):
         raise InputError(f'The option file is not valid YAML: {error}') from error
     except KeyError as error:
         raise InputError(f'The option file lacks the key {error}.') from error
+    _require(opt, TRAIN_KEYS if is_train else TEST_KEYS)
+    train_set = opt['datasets'].get('train', {})
+    if not train_set.get('num_worker_per_gpu'):
+        train_set.pop('persistent_workers', None)  # torch refuses to keep workers where there are none
     set_random_seed(opt['manual_seed'] + opt['rank'])  # BasicSR seeds before --force_yml manual_seed=... is read
     if not torch.cuda.is_available():
         _fit_to_cpu(opt)
+    elif opt['num_gpu'] > 1 and not opt['dist']:
+        print(f"Of {opt['num_gpu']} GPUs one is used; for all: torchrun --nproc_per_node={opt['num_gpu']} ... "
+              '--launcher pytorch (docs/performance.md).', flush=True)
+        opt['num_gpu'] = 1  # torch's DataParallel runs compiled and recomputed networks with the first GPU's weights
     return opt, args
+
+
+def _require(opt, keys):
+    """BasicSR stops at a missing key when it comes to it, at the first validation perhaps."""
+    keys = list(keys)
+    if opt.get('val'):
+        keys += ['val:save_img'] + (['val:val_freq'] if opt['is_train'] else [])
+    keys += [f'datasets:{phase}:{key}' for phase in opt.get('datasets', {}) for key in ('name', 'type')]
+    for key in keys:
+        block = opt
+        for part in key.split(':'):
+            if not isinstance(block, dict) or part not in block:
+                raise InputError(f'{key} is missing in the option file; the files in options/ show every key.')
+            block = block[part]
 
 
 def _fit_to_cpu(opt):

@@ -1,7 +1,9 @@
 """BasicSR's training loop, watched from the calls it makes: a progress bar, and a saved state however it ends."""
 import contextlib
 import logging
+import multiprocessing
 import os
+import re
 import signal
 import sys
 
@@ -10,6 +12,7 @@ from basicsr.utils import get_root_logger
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from noiseda_basicsr.checkpoint import load_checkpoint
 from noiseda_basicsr.errors import InputError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; what schedulers and torchrun send before they kill
@@ -34,6 +37,7 @@ class Watch:
         self.finished = 0  # iterations
         self.total = None
         self.doing = None  # 'step', 'validation', 'stopping', or between these None
+        self.validated = {}  # loader -> iteration
         self.group = None  # of processes, for CPU tensors
         self.process = os.getpid()
 
@@ -76,10 +80,13 @@ class Watch:
             if current_iter == self.total:
                 bar.close()
 
-        def validation(*args, **options):
+        def validation(dataloader, current_iter, *args, **options):
+            current_iter = min(current_iter, self.total)  # BasicSR's loop ends at total + 1 ...
+            if self.validated.get(id(dataloader)) == current_iter:  # ... and then validates what it just has
+                return
             self.doing = 'validation'
-            validate(*args, **options)
-            self.doing = None
+            validate(dataloader, current_iter, *args, **options)
+            self.doing, self.validated[id(dataloader)] = None, current_iter
 
         model.update_learning_rate, model.optimize_parameters = update_learning_rate, optimize_parameters
         model.validation = validation
@@ -118,7 +125,7 @@ class Watch:
 
     def _iteration_to_resume(self, opt):
         state = opt['path'].get('resume_state')
-        return int(os.path.splitext(os.path.basename(state))[0]) if state else 0
+        return load_checkpoint(state)['iter'] if state else 0
 
     def _progress_bar(self, opt):
         bar = tqdm(total=opt['train'].get('total_iter'), initial=self.finished, unit='it', dynamic_ncols=True,
@@ -140,16 +147,23 @@ def start_worker(stock_init, worker_id):
         stock_init(worker_id)
 
 
+def end_workers():
+    """After an error: what raised it keeps the loader alive, and Python would wait for its workers for ever."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report their death as one more error
+    for worker in multiprocessing.active_children():
+        worker.kill()
+
+
 def explain(error):
     """What to tell the user of an error that torch raises; None for any other."""
-    if isinstance(error, InputError):
-        return str(error)
+    if isinstance(error, InputError):  # from a loader's worker it comes with a traceback before it
+        return str(error).rsplit(f'{InputError.__name__}: ', 1)[-1].strip()
     if isinstance(error, torch.OutOfMemoryError):
         return (f"The GPU's memory is full ({str(error).splitlines()[0]}). In the option file set "
                 'train:engine:accumulate: 2 (or more; same result), train:engine:activation_checkpointing: '
                 '[g, diffusion] (same result, a third slower) or train:engine:precision: bf16; or lower '
                 'datasets:train:gt_size or batch_size_per_gpu.')
-    dead_worker = isinstance(error, RuntimeError) and 'DataLoader worker' in str(error)
+    dead_worker = isinstance(error, RuntimeError) and re.search(r'DataLoader worker \(pid', str(error))
     if dead_worker or isinstance(error, (ConnectionError, EOFError)):  # the rest are sockets to such a worker
         return (f'A process that reads images was killed ({error}), most often for want of memory: lower '
                 'datasets:train:num_worker_per_gpu, then continue with --auto_resume.')

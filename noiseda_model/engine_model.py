@@ -261,12 +261,17 @@ class EngineModel(SRModel):
 
     def resume_training(self, resume_state):
         """Continue as saved, but where the option file now says otherwise follow it, and say so."""
+        if len(resume_state['schedulers']) != len(self.schedulers):
+            raise InputError('train:scheduler: this state was saved with a learning rate schedule and the option file '
+                             'has none, or the other way round. Put it as it was, or start from the saved networks '
+                             'with path:pretrain_network_g.')
         super().resume_training(resume_state)
         if resume_state.get('scaler'):
             self.scaler.load_state_dict(resume_state['scaler'])
         self.skipped_steps = resume_state.get('skipped_steps', 0)
-        if best := json.loads(resume_state.get('best', '{}')):
-            self.best_metric_results = best
+        metrics = (self.opt.get('val') or {}).get('metrics') or {}
+        best = json.loads(resume_state.get('best', '{}'))
+        self.best_metric_results = {name: of for name, of in best.items() if set(of) == set(metrics)}
         for block, optimizer in zip(('optim_g', 'optim_diffusion'), self.optimizers, strict=False):
             self.follow_option_file(optimizer, self.opt['train'][block])
         if 'options' in resume_state:

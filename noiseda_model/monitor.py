@@ -50,13 +50,14 @@ def sensitivity(error, conditions, generator):
 class ShortcutMonitor:
     """:func:`sensitivity` on the first samples trained on (by process 0), every ``frequency`` iterations.
 
-    It writes ``shortcut_*`` to the log, and one warning when :func:`is_blind`. The draws are its own: training goes on
+    It gives ``shortcut_*`` to the next log there is, and one warning when :func:`is_blind`. The draws are its own: training goes on
     as without it. ``batch`` belongs to the state of a run, so that a resumed one looks at the same samples.
     """
 
     def __init__(self, frequency):
         self.frequency = frequency
         self.batch = None
+        self.unlogged = {}
         self.has_warned = False
 
     @torch.no_grad()
@@ -71,7 +72,7 @@ class ShortcutMonitor:
         if current_iter % self.frequency:
             return
         rises = self.look(model)
-        model.log.update((f'shortcut_{name}', torch.tensor(rise, device=model.device)) for name, rise in rises.items())
+        self.unlogged = {f'shortcut_{name}': torch.tensor(rise, device=model.device) for name, rise in rises.items()}
         if is_blind(rises) and not self.has_warned:
             self.has_warned = True
             get_root_logger().warning(

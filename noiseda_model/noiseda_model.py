@@ -78,6 +78,12 @@ class NoiseDAModel(EngineModel):
             self.log['lambda'] = torch.full((), self.diffusion_weight(current_iter), device=self.device)
             self.monitor(self, parts, current_iter)
 
+    def get_current_log(self):
+        if self.diffusion_opt:
+            self.log.update(self.monitor.unlogged)  # of this step, or of one that was not logged
+            self.monitor.unlogged = {}
+        return super().get_current_log()
+
     def compute_gradients(self, parts, current_iter):
         """Gradients of L_res + lambda L_dif over the whole batch.
 

@@ -200,7 +200,7 @@ def measure(training, domain, metrics):
 def run_study(study, out, processes=1, tell=print):
     """Train and measure what OUT/results.csv does not hold yet; returns its rows, dicts of text."""
     path = osp.join(out, 'results.csv')
-    rows = read_rows(path)
+    rows = read_rows(path, study['metrics'])
     done = {tuple(row[key] for key in KEYS) for row in rows}
     for cell, training in plan(study).items():
         keep_recipe(training)
@@ -293,17 +293,18 @@ def write_table(path, table, metrics):
     write_rows(path, flat)
 
 
-def read_rows(path):
+def read_rows(path, metrics):
+    """The rows that have all ``metrics``; others are measured again."""
     if not osp.isfile(path):
         return []
     with open(path, newline='') as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if all(row.get(metric) for metric in metrics)]
 
 
 def write_rows(path, rows):
     os.makedirs(osp.dirname(path) or '.', exist_ok=True)
     with open(f'{path}.part', 'w', newline='') as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
     os.replace(f'{path}.part', path)
@@ -350,9 +351,10 @@ def main(arguments=None):
 def run(args):
     """:func:`main` on parsed arguments."""
     study = read_study(args.study)
-    rows = read_rows(osp.join(args.out, 'results.csv')) if args.table else run_study(study, args.out, args.processes)
+    results = osp.join(args.out, 'results.csv')
+    rows = read_rows(results, study['metrics']) if args.table else run_study(study, args.out, args.processes)
     if not rows:
-        raise InputError(f'--table: {args.out}/results.csv holds nothing yet.')
+        raise InputError(f'--table: {results} holds nothing yet, or not all the metrics of the study.')
     table = summarise(rows, study['metrics'])
     write_table(osp.join(args.out, 'table.csv'), table, study['metrics'])
     text = markdown(table, study['metrics'])

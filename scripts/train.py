@@ -1,4 +1,4 @@
-"""Train as an option file says, with all of BasicSR's flags: python scripts/train.py -opt options/train/demo.yml"""
+"""Train as an option file says, with all flags of BasicSR: python scripts/train.py -opt FILE.yml"""
 from noiseda_model.cli import train
 
 if __name__ == '__main__':

@@ -133,14 +133,35 @@ def worker_of(torchrun):
     raise AssertionError('no worker')
 
 
-def test_a_broken_image_in_mid_epoch_stops_with_its_name_and_a_saved_state(work):
-    process = start(command('broken', 'datasets:train:num_worker_per_gpu=0', 'logger:save_checkpoint_freq=1000'), work)
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_broken_image_in_mid_epoch_stops_with_its_name_and_a_saved_state(work, workers):
+    """With a worker it is the worker's error, which keeps the loader alive, and the worker ignores SIGTERM."""
+    process = start(command('broken', f'datasets:train:num_worker_per_gpu={workers}',
+                            'logger:save_checkpoint_freq=1000'), work)
     wait_for(process, 'iter:       2')
     (work / 'real/003.png').write_bytes(b'no image')
-    rest, _ = process.communicate(timeout=200)
+    rest, _ = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert re.search(r'error: .*real/003\.png: cannot be decoded', rest), rest
+    assert re.search(r'^error: \S*real/003\.png: cannot be decoded', rest, re.MULTILINE), rest
+    assert 'Traceback' not in rest
     assert iterations_saved(work, 'broken')[-1] >= 2
+
+
+def test_a_state_of_any_name_and_another_batch_size_is_resumed_to_the_end(work):
+    no_workers = 'datasets:train:num_worker_per_gpu=0'
+    run(command('large', no_workers, total=6), work)
+    state = work / 'experiments/large/training_states'
+    (state / '6.state').rename(state / 'mine.state')
+    again = command('large', no_workers, 'datasets:train:batch_size_per_gpu=1', total=15)
+    again.remove('--auto_resume')
+    output = run([*again, f'path:resume_state={state}/mine.state'], work).stdout
+    assert 'iter:      15' in output and 'End of training' in output, output
+    assert (state / '15.state').is_file()
+
+
+def test_the_last_validation_bears_the_last_iteration_and_is_made_once(work):
+    output = run([*command('validated', 'datasets:train:num_worker_per_gpu=0', total=4), 'val:val_freq=4'], work).stdout
+    assert output.count('# psnr') == 1 and '@ 4 iter' in output and '@ 5 iter' not in output, output
 
 
 def test_an_error_of_one_process_stops_all_after_the_same_iteration_with_a_saved_state(tmp_path):
@@ -236,3 +257,12 @@ def test_out_of_memory_names_three_settings():
     for setting in ('accumulate', 'activation_checkpointing', 'precision: bf16'):
         assert setting in message
     assert explain(RuntimeError('something else')) is None
+
+
+def test_errors_of_workers():
+    """As torch words them: raised in a worker's reading, and the death of a worker."""
+    told = 'Caught {0} in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  ...\n{0}: {1}\n'
+    broken = InputError(told.format('InputError', 'a.png: cannot be decoded'))
+    assert explain(broken) == 'a.png: cannot be decoded'
+    assert explain(RuntimeError(told.format('RuntimeError', 'stack expects each tensor to be equal size'))) is None
+    assert 'was killed' in explain(RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.'))

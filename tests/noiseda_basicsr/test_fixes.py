@@ -147,7 +147,7 @@ def test_too_few_images_for_a_batch(monkeypatch):
         loaders(monkeypatch, images=3, batch=4)
 
 
-@pytest.mark.parametrize('iteration, epoch', [(1, 0), (3, 0), (5, 1), (6, 1)])
+@pytest.mark.parametrize('iteration, epoch', [(1, 0), (3, 1), (5, 1), (6, 2)])
 def test_a_resumed_run_goes_on_where_it_stopped(monkeypatch, tmp_path, iteration, epoch):
     def order(loader, sampler, epochs):
         for number in epochs:
@@ -156,8 +156,19 @@ def test_a_resumed_run_goes_on_where_it_stopped(monkeypatch, tmp_path, iteration
 
     loader, sampler, *_ = loaders(monkeypatch, images=12, batch=4)
     whole = list(order(loader, sampler, range(4)))
-    loader, sampler, *_ = loaders(monkeypatch, 12, 4, {'iter': iteration, 'epoch': epoch}, tmp_path)
+    loader, sampler, *_ = loaders(monkeypatch, 12, 4, {'iter': iteration}, tmp_path)
+    assert sampler.resume_epoch == epoch
     assert list(order(loader, sampler, range(epoch, 4))) == whole[iteration:]
+
+
+@pytest.mark.parametrize('batch', [1, 2, 3, 5, 12])
+def test_a_batch_of_another_size_ends_no_resumed_run_early(monkeypatch, tmp_path, batch):
+    loader, sampler, _, last_epoch, total = loaders(monkeypatch, 12, batch, {'iter': 20, 'epoch': 6}, tmp_path)
+    left = 20
+    for number in range(sampler.resume_epoch, last_epoch + 1):
+        sampler.set_epoch(number)
+        left += sum(1 for _ in loader)
+    assert total <= left < total + len(loader)
 
 
 def test_options_for_a_gpu_fit_a_machine_without_one(capsys):
@@ -180,3 +191,42 @@ def test_slurm_variables_become_torchruns(monkeypatch):
     assert [os.environ[name] for name in ('MASTER_ADDR', 'MASTER_PORT', 'RANK', 'WORLD_SIZE', 'LOCAL_RANK')] \
         == ['node7', '29500', '3', '4', '1']
     assert started['backend'] == ('nccl' if torch.cuda.is_available() else 'gloo')
+
+
+def parsed(monkeypatch, is_train=False, **changes):
+    """What the launcher makes of options, on a machine with GPUs."""
+    opt = {'name': 'a', 'datasets': {}, 'network_g': {}, 'path': {}, 'manual_seed': 0, 'rank': 0, 'num_gpu': 2,
+           'dist': False, 'is_train': is_train, **changes}
+    monkeypatch.setattr(launch, 'stock_parse_options', lambda *args: (opt, None))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    return launch.parse_options('.', is_train)[0]
+
+
+def test_of_several_gpus_one_is_used_without_torchrun(monkeypatch, capsys):
+    assert parsed(monkeypatch)['num_gpu'] == 1
+    assert 'torchrun --nproc_per_node=2' in capsys.readouterr().out
+    assert parsed(monkeypatch, dist=True)['num_gpu'] == 2
+    assert not capsys.readouterr().out
+
+
+def test_without_workers_none_are_kept(monkeypatch):
+    """torch refuses persistent_workers then, which the option files ask for."""
+    for workers in (0, 1):
+        train_set = {'name': 'a', 'type': 'b', 'num_worker_per_gpu': workers, 'persistent_workers': True}
+        kept = parsed(monkeypatch, datasets={'train': train_set})['datasets']['train'].get('persistent_workers', False)
+        assert kept == (workers > 0)
+
+
+@pytest.mark.parametrize('block, key', [
+    ({'val': {'save_img': True}}, 'val:val_freq'),
+    ({'val': {'val_freq': 1}}, 'val:save_img'),
+    ({'train': {'total_iter': 1}}, 'train:optim_g'),
+    ({'logger': {'print_freq': 1}}, 'logger:save_checkpoint_freq'),
+    ({'datasets': {'val': {'type': 'b'}}}, 'datasets:val:name'),
+])
+def test_a_missing_key_is_named_before_anything_is_done(monkeypatch, block, key):
+    whole = {'train': {'total_iter': 1, 'optim_g': {}},
+             'logger': {'print_freq': 1, 'save_checkpoint_freq': 1, 'use_tb_logger': False}}
+    parsed(monkeypatch, True, **whole)
+    with pytest.raises(InputError, match=f'^{key} is missing'):
+        parsed(monkeypatch, True, **{**whole, **block})

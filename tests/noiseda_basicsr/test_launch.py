@@ -107,6 +107,9 @@ def test_debug_flag(work):
 @pytest.mark.parametrize('force, message', [
     (['network_g:type=RestorationUnet'], 'did you mean RestorationUNet'),
     (['network_g:wdith=3'], 'wdith'),
+    (['val={val_freq: 4}'], 'val:save_img is missing'),
+    (['train={total_iter: 8}'], 'train:optim_g is missing'),
+    (['logger={print_freq: 1, save_checkpoint_freq: 3}'], 'logger:use_tb_logger is missing'),
     (['datasets:train:dataroot_real=nowhere'], 'dataroot_real: nowhere does not exist'),
 ])
 def test_bad_input_is_one_message_and_no_traceback(work, force, message):

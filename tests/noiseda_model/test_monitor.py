@@ -47,6 +47,15 @@ def test_a_blind_network_is_told_once(tmp_path, monkeypatch):
     assert len(warnings) == 1 and 'Iteration 4' in warnings[0]
 
 
+def test_a_look_at_an_iteration_that_is_not_logged_is_told_at_the_next_that_is(tmp_path):
+    model = build(small_opt(tmp_path, train__diffusion_opt={'monitor_freq': 2}))
+    for n in (2, 3):  # print_freq is 3, say
+        model.feed_data(batch(n))
+        model.optimize_parameters(n)
+    assert 'shortcut_real_blur' in model.get_current_log()
+    assert 'shortcut_real_blur' not in step(model, 5, batch())
+
+
 def test_looking_changes_nothing(tmp_path):
     courses = []
     for frequency in (0, 1):

@@ -179,6 +179,12 @@ def test_it_trains_measures_and_keeps_what_is_done(tmp_path, monkeypatch):
     (tmp_path / 'out/results.csv').write_text('\n'.join(before.splitlines()[:2]) + '\n')  # one not measured yet
     main([file, '--out', 'out'])
     assert (tmp_path / 'out/results.csv').read_text() == before
+    without_ssim = '\n'.join(line.rpartition(',')[0] for line in before.splitlines()) + '\n'
+    (tmp_path / 'out/results.csv').write_text(without_ssim)  # as if SSIM had been added to the study since
+    with pytest.raises(SystemExit, match='not all the metrics'):
+        main([file, '--out', 'out', '--table'])
+    main([file, '--out', 'out'])
+    assert (tmp_path / 'out/results.csv').read_text() == before
 
     variants['vanilla']['options'] = ['train:total_iter=4']
     changed = study(tmp_path, seeds=[0], variants=variants, domains={'weak': {'lq': 'weak_lq', 'gt': 'gt'}})
