@@ -107,6 +107,8 @@ def parse_forced_value(text):
 def _as_number(value):
     if isinstance(value, list):
         return [_as_number(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _as_number(item) for key, item in value.items()}
     if isinstance(value, str) and value.lower() == 'none':
         return None
     try:
