@@ -76,7 +76,7 @@ def descent(model, streams, restored, timesteps, draws):
         part = SimpleNamespace(**streams, **draw(streams['gt'], model.levels, timesteps)._asdict())
         images = {name: image.detach().requires_grad_() for name, image in restored.items()}
         model.log = {}
-        loss = model.adaptation_loss(part, images, model.gap_is_open)
+        loss = model.adaptation_loss(part, images)
         slopes = torch.autograd.grad(loss, list(images.values()), materialize_grads=True)
         for half, slope in zip(halves.values(), slopes, strict=True):
             half[number % 2] -= slope / ((draws + 1 - number % 2) // 2)

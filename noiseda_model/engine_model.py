@@ -99,8 +99,8 @@ class EngineModel(SRModel):
             output = net(*inputs)
         return output.float() if precision != 'fp32' else output
 
-    def backward(self, parts, current_iter, *args):
-        """Gradients of the mean over ``parts`` of ``joint_loss(part, current_iter, *args)``, and ``self.log``.
+    def backward(self, parts, current_iter):
+        """Gradients of the mean over ``parts`` of ``joint_loss(part, current_iter)``, and ``self.log``.
 
         ``joint_loss`` returns the loss and {name: image}; the norm of the loss's gradient at each image is logged.
         """
@@ -113,7 +113,7 @@ class EngineModel(SRModel):
                 for net in self.trained_networks().values():
                     if isinstance(net, DistributedDataParallel) and part is not parts[-1]:
                         stack.enter_context(net.no_sync())  # gradients are averaged over processes once a step
-                loss, outputs = self.joint_loss(part, current_iter, *args)
+                loss, outputs = self.joint_loss(part, current_iter)
                 self.scaler.scale(loss / len(parts)).backward()
             for name, output in outputs.items():
                 self.log[name] = self.log.get(name, 0) + (output.grad / self.scaler.get_scale()).square().sum()

@@ -51,7 +51,8 @@ class ShortcutMonitor:
     """:func:`sensitivity` on the first samples trained on (by process 0), every ``frequency`` iterations.
 
     It gives ``shortcut_*`` to the next log there is, and one warning when :func:`is_blind`. The draws are its own:
-    training goes on as without it. ``batch`` belongs to the state of a run, so that a resumed one looks at the same samples.
+    training goes on as without it. ``batch`` belongs to the state of a run, so that a resumed one looks at the same
+    samples.
     """
 
     def __init__(self, frequency):

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.utils import make_grid
 
 from noiseda_basicsr import InputError
-from noiseda_model.diffusion import Draws, diffusion_loss, diffusion_weight, draw, noise_levels, swap_residuals
+from noiseda_model import diffusion
 from noiseda_model.engine_model import EngineModel
 from noiseda_model.monitor import ShortcutMonitor
 from noiseda_model.options import check_networks, check_sizes, check_validation, read_diffusion_options
@@ -37,9 +37,10 @@ class NoiseDAModel(EngineModel):
 
     def init_training_settings(self):
         self.hinge_was_open = False
+        self.is_open = self.gap_is_open  # gap -> whether the hinge is
         if self.diffusion_opt:
             self.net_diffusion = self._build_diffusion_network()
-            self.levels = noise_levels().to(self.device)
+            self.levels = diffusion.noise_levels().to(self.device)
             self.monitor = ShortcutMonitor(self.diffusion_opt['monitor_freq'])
         self.normalises_by_batch = any(isinstance(layer, _BatchNorm) for layer in self.net_g.modules())
         super().init_training_settings()
@@ -91,15 +92,16 @@ class NoiseDAModel(EngineModel):
         computed as if it were what it was last time, and once more if it turns out otherwise.
         """
         if len(parts) == 1:
-            self.backward(parts, current_iter, self.gap_is_open)
+            self.backward(parts, current_iter)
             return
         for guess in (self.hinge_was_open, not self.hinge_was_open):
-            self.backward(parts, current_iter, lambda gap, guess=guess: guess)
+            self.is_open = lambda gap, guess=guess: guess
+            self.backward(parts, current_iter)
             if 'gap' not in self.log or self.gap_is_open(self.log['gap']) == guess:
                 break
         self.hinge_was_open = guess
 
-    def joint_loss(self, part, current_iter, is_open):
+    def joint_loss(self, part, current_iter):
         """L_res + lambda L_dif (Eq. 4), and the restored images as each loss sees them, to read its gradient there."""
         restored_syn, restored_real = self.restore_batch(part)
         outputs = {'grad_pix': _tap(restored_syn)}
@@ -108,7 +110,7 @@ class NoiseDAModel(EngineModel):
             restored = {'syn': restored_syn, 'real': restored_real}
             restored = {name: _tap(restored[name]) for name in self.diffusion_opt['conditions']}
             outputs.update((f'grad_dif_{name}', image) for name, image in restored.items())
-            loss = loss + self.diffusion_weight(current_iter) * self.adaptation_loss(part, restored, is_open)
+            loss = loss + self.diffusion_weight(current_iter) * self.adaptation_loss(part, restored)
         return loss, outputs
 
     def restore_batch(self, part):
@@ -139,32 +141,33 @@ class NoiseDAModel(EngineModel):
         self.record(**losses)
         return sum(losses.values())
 
-    def adaptation_loss(self, part, restored, is_open):
+    def adaptation_loss(self, part, restored):
         """L_dif (Eq. 1-3) of ``restored``, a dict of the conditions G(x^s) ('syn') and G(x^r) ('real')."""
         negatives = None
         if self.diffusion_opt['residual_swap']:
-            swapped = swap_residuals(part.lq, restored['syn'], part.real, restored['real'])
+            swapped = diffusion.swap_residuals(part.lq, restored['syn'], part.real, restored['real'])
             negatives = dict(zip(('syn', 'real'), swapped, strict=True))
-        loss = self.diffusion_loss(part, restored, negatives, is_open)
+        loss = self.diffusion_loss(part, restored, negatives)
         self.record(l_noise=loss.noise, l_con=loss.contrast, gap=loss.gap)
         return loss.total
 
-    def diffusion_loss(self, part, conditions, negatives=None, is_open=None):
+    def diffusion_loss(self, part, conditions, negatives=None):
         """:func:`noiseda_model.diffusion.diffusion_loss` with the options' range, margin and shuffle."""
         options = self.diffusion_opt
-        draws = Draws(**{field: getattr(part, field) for field in Draws._fields})
+        draws = diffusion.Draws(**{field: getattr(part, field) for field in diffusion.Draws._fields})
         if not options['channel_shuffle']:
             draws = draws._replace(swap=torch.zeros_like(draws.swap), swap_negative=torch.zeros_like(draws.swap))
 
         def in_range(images):
             return images and [self.to_range(images[name]) for name in options['conditions']]
 
-        return diffusion_loss(partial(self.forward, self.net_diffusion), self.to_range(getattr(part, options['clean'])),
-                              in_range(conditions), draws, in_range(negatives), options['margin'], is_open)
+        return diffusion.diffusion_loss(
+            partial(self.forward, self.net_diffusion), self.to_range(getattr(part, options['clean'])),
+            in_range(conditions), draws, in_range(negatives), options['margin'], self.is_open)
 
     def draw(self):
         """Everything random of a step, see :func:`noiseda_model.diffusion.draw`."""
-        return draw(getattr(self, self.diffusion_opt['clean']), self.levels, self.diffusion_opt['timesteps'])
+        return diffusion.draw(getattr(self, self.diffusion_opt['clean']), self.levels, self.diffusion_opt['timesteps'])
 
     def to_range(self, image):
         """From [0, 1] to the range the diffusion network works in."""
@@ -181,7 +184,7 @@ class NoiseDAModel(EngineModel):
     def diffusion_weight(self, current_iter):
         """lambda at this iteration (Eq. 5)."""
         options = self.diffusion_opt
-        return diffusion_weight(current_iter / options['ramp_iters'], options['beta'], options['gamma'])
+        return diffusion.diffusion_weight(current_iter / options['ramp_iters'], options['beta'], options['gamma'])
 
     def write_samples(self, batch, current_iter, tb_logger):
         """A grid of the last training batch: degraded, restored, ground truth, real degraded, real restored."""

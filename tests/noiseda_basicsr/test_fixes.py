@@ -17,7 +17,8 @@ fixes.apply_fixes()
 
 @pytest.mark.parametrize('text, value', [
     ('1e-4', 1e-4), ('-1', -1), ('!!float 1e-4', 1e-4), ('0.5', 0.5), ('3', 3), ('true', True), ('False', False),
-    ('~', None), ('none', None), ('[1, 1e-2]', [1, 1e-2]), ('{beta: 1e-3}', {'beta': 1e-3}), ('a/b.pth', 'a/b.pth')])
+    ('~', None), ('none', None), ('[1, 1e-2]', [1, 1e-2]), ('{beta: 1e-3}', {'beta': 1e-3}),
+    ('a/b.pth', 'a/b.pth')])
 def test_forced_values_arrive_with_their_type(text, value):
     parsed = fixes.parse_forced_value(text)
     assert parsed == value and type(parsed) is type(value)

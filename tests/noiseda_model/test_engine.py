@@ -53,9 +53,9 @@ def test_the_hinge_opens_by_all_parts_not_by_each(tmp_path):
     model = build(small_opt(tmp_path, train__engine={'accumulate': 2}, train__diffusion_opt={'margin': 0.0}))
     original = model.adaptation_loss
 
-    def watched(part, restored, is_open):
+    def watched(part, restored):
         before = model.log.get('gap', 0)
-        loss = original(part, restored, is_open)
+        loss = original(part, restored)
         gaps.append((model.log['gap'] - before).item())
         return loss
 

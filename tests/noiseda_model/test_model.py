@@ -151,7 +151,7 @@ def losses_of(model, iteration=5):
     part, = model.split_batch(**model.draw()._asdict())
     restored = dict(zip(('syn', 'real'), model.restore_batch(part), strict=True))
     model.seed(iteration, 0)
-    l_dif = model.adaptation_loss(part, restored, model.gap_is_open)
+    l_dif = model.adaptation_loss(part, restored)
     return model.restoration_loss(restored['syn'], part.gt), l_dif, restored
 
 
