@@ -367,7 +367,8 @@ def run(args):
     files = plan(args.input, args.out, args.format and f'.{args.format}')
     todo = {target: source for target, source in files.items() if args.overwrite or not osp.exists(target)}
     if len(todo) < len(files):
-        print(f'{len(files) - len(todo)} of {len(files)} photos are restored already; --overwrite restores them anew.')
+        print(f'{len(files) - len(todo)} of {len(files)} photos are restored already, with the weights given then; '
+              '--overwrite restores them anew, another -o beside them.')
     if not todo:
         return {}
     restorer = Restorer(args.weights or SHIPPED, args.opt, args.key, args.device, args.precision, args.tile,
