@@ -427,7 +427,7 @@ def test_option_files_ask_only_for_what_is_made():
     made = {stream for parts in DATASETS.values() for part in parts for stream in part.streams}
     asked = {name for file in (ROOT / 'options').rglob('*.yml') for name in re.findall(r'datasets/(\w+)\.lmdb',
                                                                                      file.read_text())}
-    of_the_study = {'correlated_train', 'camera_train', 'large_train'}  # scripts/make_study_data.py
+    of_the_study = {'correlated_train', 'camera_train', 'large_train', 'processed_train'}  # scripts/make_*_data.py
     assert asked - made - of_the_study - {*make_real_data.LMDBS} == {'clean', 'my_photos'}  # the user's own
 
 
