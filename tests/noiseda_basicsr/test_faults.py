@@ -148,15 +148,16 @@ def test_a_broken_image_in_mid_epoch_stops_with_its_name_and_a_saved_state(work,
 
 
 def test_a_state_of_any_name_and_another_batch_size_is_resumed_to_the_end(work):
+    """Four epochs of 6 iterations are two of 12: counted as they were saved, none would be left."""
     no_workers = 'datasets:train:num_worker_per_gpu=0'
-    run(command('large', no_workers, total=6), work)
+    run(command('large', no_workers, total=24), work)
     state = work / 'experiments/large/training_states'
-    (state / '6.state').rename(state / 'mine.state')
-    again = command('large', no_workers, 'datasets:train:batch_size_per_gpu=1', total=15)
+    (state / '24.state').rename(state / 'mine.state')
+    again = command('large', no_workers, 'datasets:train:batch_size_per_gpu=1', total=30)
     again.remove('--auto_resume')
     output = run([*again, f'path:resume_state={state}/mine.state'], work).stdout
-    assert 'iter:      15' in output and 'End of training' in output, output
-    assert (state / '15.state').is_file()
+    assert 'iter:      30' in output and 'End of training' in output, output
+    assert (state / '30.state').is_file()
 
 
 def test_the_last_validation_bears_the_last_iteration_and_is_made_once(work):
