@@ -6,6 +6,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
+from noiseda_arch.compiled import GroupNorm, upsample_nearest
 from noiseda_arch.padding import pad_to_multiple
 
 GROUPS = 32  # of every GroupNorm, so widths are multiples of 32
@@ -74,7 +75,7 @@ class ConditionalUNet(nn.Module):
                 self.up.append(block(channels, channels, 'up'))
 
         self.head = nn.Sequential(
-            nn.GroupNorm(GROUPS, channels), nn.SiLU(), _zero(nn.Conv2d(channels, out_channels, 3, padding=1)))
+            GroupNorm(GROUPS, channels), nn.SiLU(), _zero(nn.Conv2d(channels, out_channels, 3, padding=1)))
 
     def forward(self, x, alpha_bar):
         height, width = x.shape[-2:]
@@ -97,10 +98,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, c_in, c_out, embedding, dropout, resample=None):
         super().__init__()
         self.resample = resample
-        self.norm1 = nn.GroupNorm(GROUPS, c_in)
+        self.norm1 = GroupNorm(GROUPS, c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.film = nn.Linear(embedding, 2 * c_out)
-        self.norm2 = nn.GroupNorm(GROUPS, c_out)
+        self.norm2 = GroupNorm(GROUPS, c_out)
         self.dropout = Dropout(dropout)
         self.conv2 = _zero(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
@@ -116,7 +117,7 @@ class ResidualBlock(nn.Module):
         if self.resample == 'down':
             return F.avg_pool2d(x, 2)
         if self.resample == 'up':
-            return F.interpolate(x, scale_factor=2, mode='nearest')
+            return upsample_nearest(x)
         return x
 
 
@@ -142,7 +143,7 @@ class SelfAttention(nn.Module):
     def __init__(self, channels, head_channels):
         super().__init__()
         self.heads = channels // head_channels
-        self.norm = nn.GroupNorm(GROUPS, channels)
+        self.norm = GroupNorm(GROUPS, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.project = _zero(nn.Conv2d(channels, channels, 1))
 

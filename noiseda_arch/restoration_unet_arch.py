@@ -6,6 +6,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
+from noiseda_arch.compiled import upsample_bilinear
 from noiseda_arch.padding import pad_to_multiple
 
 PRESETS = {'T': 32, 'S': 64, 'B': 76}  # 2.14 M, 8.56 M, 12.07 M parameters
@@ -52,7 +53,7 @@ class RestorationUNet(nn.Module):
             skips.append(x)
         skips.pop()
         for up, stage in zip(self.up, self.decoder, strict=True):
-            x = up(F.interpolate(x, scale_factor=2, mode='bilinear', align_corners=True))
+            x = up(upsample_bilinear(x))
             x = stage(torch.cat([x, skips.pop()], dim=1))
         return image + self.to_residual(x)[..., :height, :width]
 

@@ -14,6 +14,7 @@ Images are in [0, 1], or in [-1, 1] by the option diffusion_range. Every random 
 them. Nothing here knows of BasicSR.
 """
 import math
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -95,18 +96,32 @@ def swap_residuals(lq, restored_syn, real, restored_real):
     return lq + (restored_real - real), real + (restored_syn - lq)
 
 
-def hinge(gap, is_open=lambda gap: gap > 0):
-    """max(0, gap). A closed hinge is a constant, so nothing is computed for its gradient, which is zero.
+def hinge(gap, is_open=lambda gap: gap > 0, expect_open=True, device=torch.device('cpu')):
+    """max(0, gap()). A closed hinge is a constant: for its gradient, which is zero, nothing is kept or computed.
 
     Args:
-        gap (Tensor): Scalar.
+        gap (Callable): () -> scalar.
         is_open (Callable): Detached gap -> bool. Many processes, or parts of a batch, ask for the sign of the gap of
             all of them, and so compute what one would. Default: this gap's own sign.
+        expect_open (bool): Whether to keep what the way back needs. If not and the hinge is open after all, the gap is
+            computed once more, with the same random numbers.
+        device (torch.device): Where these are drawn.
+
+    Returns:
+        tuple[Tensor]: The hinge, and the gap, detached.
     """
-    return gap if is_open(gap.detach()) else torch.zeros_like(gap)
+    keeps_nothing = torch.is_grad_enabled() and not expect_open
+    with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+        with torch.no_grad() if keeps_nothing else nullcontext():
+            value = gap()
+    if not is_open(value.detach()):
+        return torch.zeros_like(value), value.detach()
+    if keeps_nothing:
+        value = gap()
+    return value, value.detach()
 
 
-def diffusion_loss(net, clean, conditions, draws, negatives=None, margin=0.1, is_open=lambda gap: gap > 0):
+def diffusion_loss(net, clean, conditions, draws, negatives=None, margin=0.1, **options_of_hinge):
     """L_dif of Eq. 3, (L_noise + L_con) / 2; without negatives, L_noise of Eq. 1 alone.
 
     Positive and negative conditions share x_t, eps and alpha_bar. They pass through ``net`` one after the other: most
@@ -119,7 +134,7 @@ def diffusion_loss(net, clean, conditions, draws, negatives=None, margin=0.1, is
         draws (Draws): Of :func:`draw`. ``swap`` all False switches the shuffle off.
         negatives (tuple[Tensor]): Of :func:`swap_residuals`, or None.
         margin (float): delta of Eq. 3.
-        is_open (Callable): See :func:`hinge`.
+        options_of_hinge: ``is_open`` and ``expect_open`` of :func:`hinge`.
 
     Returns:
         DiffusionLoss
@@ -133,9 +148,9 @@ def diffusion_loss(net, clean, conditions, draws, negatives=None, margin=0.1, is
     l_noise = distance(shuffle_channels(*conditions, draws.swap) if len(conditions) == 2 else conditions[0])
     if negatives is None:
         return DiffusionLoss(l_noise, None, None, l_noise)
-    gap = l_noise - distance(shuffle_channels(*negatives, draws.swap_negative)) + margin
-    l_con = hinge(gap, is_open)
-    return DiffusionLoss(l_noise, l_con, gap.detach(), (l_noise + l_con) / 2)
+    negative = shuffle_channels(*negatives, draws.swap_negative)
+    l_con, gap = hinge(lambda: l_noise - distance(negative) + margin, device=noise.device, **options_of_hinge)
+    return DiffusionLoss(l_noise, l_con, gap, (l_noise + l_con) / 2)
 
 
 def diffusion_weight(progress, beta=0.2, gamma=5.0):

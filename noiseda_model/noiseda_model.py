@@ -36,8 +36,7 @@ class NoiseDAModel(EngineModel):
     # ------------------------------------------------------------------ setting up
 
     def init_training_settings(self):
-        self.hinge_was_open = False
-        self.is_open = self.gap_is_open  # gap -> whether the hinge is
+        self.hinge_was_open = True  # a new diffusion network tells nothing apart: the gap is the margin
         if self.diffusion_opt:
             self.net_diffusion = self._build_diffusion_network()
             self.levels = diffusion.noise_levels().to(self.device)
@@ -95,11 +94,10 @@ class NoiseDAModel(EngineModel):
             self.backward(parts, current_iter)
             return
         for guess in (self.hinge_was_open, not self.hinge_was_open):
-            self.is_open = lambda gap, guess=guess: guess
+            self.hinge_was_open = guess
             self.backward(parts, current_iter)
             if 'gap' not in self.log or self.gap_is_open(self.log['gap']) == guess:
                 break
-        self.hinge_was_open = guess
 
     def joint_loss(self, part, current_iter):
         """L_res + lambda L_dif (Eq. 4), and the restored images as each loss sees them, to read its gradient there."""
@@ -163,7 +161,8 @@ class NoiseDAModel(EngineModel):
 
         return diffusion.diffusion_loss(
             partial(self.forward, self.net_diffusion), self.to_range(getattr(part, options['clean'])),
-            in_range(conditions), draws, in_range(negatives), options['margin'], self.is_open)
+            in_range(conditions), draws, in_range(negatives), options['margin'], is_open=self.is_open,
+            expect_open=self.hinge_was_open)
 
     def draw(self):
         """Everything random of a step, see :func:`noiseda_model.diffusion.draw`."""
@@ -174,8 +173,14 @@ class NoiseDAModel(EngineModel):
         low, high = self.diffusion_opt['diffusion_range']
         return image * (high - low) + low
 
+    def is_open(self, gap):
+        """Whether the hinge is open, by the gap of the whole batch; one of several parts follows the guess."""
+        if self.engine['accumulate'] == 1:
+            self.hinge_was_open = self.gap_is_open(gap)
+        return self.hinge_was_open
+
     def gap_is_open(self, gap):
-        """Whether the hinge is open for the batch of all processes."""
+        """Whether this gap, averaged over all processes, is open."""
         if self.opt['dist']:
             gap = gap.clone()
             torch.distributed.all_reduce(gap)
@@ -204,10 +209,11 @@ class NoiseDAModel(EngineModel):
 
     def save_training_state(self, epoch, current_iter):
         more = {'monitor': self.monitor.batch} if self.diffusion_opt else {}
-        super().save_training_state(epoch, current_iter, **more)
+        super().save_training_state(epoch, current_iter, **more, hinge_was_open=self.hinge_was_open)
 
     def resume_training(self, resume_state):
         super().resume_training(resume_state)
+        self.hinge_was_open = resume_state.get('hinge_was_open', True)
         if self.diffusion_opt and resume_state.get('monitor'):
             self.monitor.batch = {key: value.to(self.device) for key, value in resume_state['monitor'].items()}
 

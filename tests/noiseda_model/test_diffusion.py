@@ -147,21 +147,43 @@ def test_equal_residuals_make_the_negatives_positive():
 @pytest.mark.parametrize('positive, negative, margin, active', [
     (0.5, 0.5, 0.1, True), (0.5, 0.59, 0.1, True), (0.5, 0.61, 0.1, False), (0.2, 0.9, 0.1, False),
     (0.9, 0.2, 0, True)])
-def test_hinge_and_the_derivatives_of_l_dif(positive, negative, margin, active):
+@pytest.mark.parametrize('expected', [True, False])
+def test_hinge_and_the_derivatives_of_l_dif(positive, negative, margin, active, expected):
     d_pos = torch.tensor(positive, dtype=torch.float64, requires_grad=True)
     d_neg = torch.tensor(negative, dtype=torch.float64, requires_grad=True)
-    l_con = hinge(d_pos - d_neg + margin)
+    l_con, gap = hinge(lambda: d_pos - d_neg + margin, expect_open=expected)
+    assert gap.item() == pytest.approx(positive - negative + margin, abs=1e-12) and not gap.requires_grad
     assert l_con.item() == pytest.approx(max(0, positive - negative + margin), abs=1e-12)
     gradients = torch.autograd.grad((d_pos + l_con) / 2, [d_pos, d_neg], allow_unused=True)
     assert [g and g.item() for g in gradients] == ([1, -0.5] if active else [0.5, None])
 
 
 def test_hinge_opens_for_all_processes_and_keeps_the_own_gap():
-    gap = torch.tensor(0.3, requires_grad=True)
-    closed = hinge(gap, lambda own: (own - 0.9) / 2 > 0)  # the other process' gap is -0.9
-    assert closed.item() == 0 and not closed.requires_grad
-    opened = hinge(-gap, lambda own: (own + 0.5) / 2 > 0)
-    assert opened.item() == pytest.approx(-0.3)
+    own = torch.tensor(0.3, requires_grad=True)
+    closed, gap = hinge(lambda: own * 1, lambda own: (own - 0.9) / 2 > 0)  # the other process' gap is -0.9
+    assert closed.item() == 0 and not closed.requires_grad and gap.item() == pytest.approx(0.3)
+    opened, gap = hinge(lambda: -own, lambda own: (own + 0.5) / 2 > 0)
+    assert opened.item() == gap.item() == pytest.approx(-0.3)
+
+
+@pytest.mark.parametrize('expected, is_open, passes', [
+    (True, True, [True]), (True, False, [True]), (False, False, [False]), (False, True, [False, True])])
+def test_a_hinge_keeps_what_it_expects_to_need_and_repeats_the_same_draws(expected, is_open, passes):
+    """Whether a pass is recorded, and that one repeated draws what the first drew."""
+    scale, recorded, values = torch.ones((), requires_grad=True), [], []
+
+    def gap():
+        recorded.append(torch.is_grad_enabled())
+        values.append(scale * torch.rand(()))
+        return values[-1]
+
+    torch.manual_seed(3)
+    l_con, seen = hinge(gap, lambda gap: is_open, expected)
+    assert recorded == passes and len({value.item() for value in values}) == 1
+    assert (l_con == seen and l_con.requires_grad) if is_open else (l_con == 0 and seen == values[0])
+    with torch.no_grad():  # as when measured only
+        hinge(gap, lambda gap: is_open, expected)
+    assert recorded[len(passes):] == [False]
 
 
 class LinearNet:

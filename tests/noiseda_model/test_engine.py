@@ -128,12 +128,24 @@ def test_compiling_keeps_class_names_and_numbers(tmp_path):
 
 
 @pytest.mark.parametrize('net, more', [
-    (RestorationUNet(4, depth=2), ()),
-    (ConditionalUNet(width=32, multipliers=(1, 1), blocks=1), (torch.rand(2),)),
+    (RestorationUNet(4, depth=3), ()),
+    (ConditionalUNet(width=32, multipliers=(1, 1), blocks=1), (torch.rand(2, dtype=torch.float64),)),
 ], ids=['g', 'diffusion'])
-def test_a_network_is_compiled_in_one_piece(net, more):
-    image = torch.rand(2, 9 if more else 3, 8, 8)
-    torch.compile(net, backend='eager', fullgraph=True)(image, *more)  # raises where it would be cut
+def test_a_network_is_compiled_in_one_piece_and_stays_what_it_is(net, more):
+    """Its compiled form is written otherwise (GroupNorm, upsampling): same values, same gradients."""
+    net = net.double().to(memory_format=torch.channels_last)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    image = torch.rand(2, 9 if more else 3, 8, 12, dtype=torch.float64)
+    compiled = torch.compile(net, backend='aot_eager', fullgraph=True)  # raises where it would be cut
+    compiled(image, *more)
+    net.eval()  # without dropout, whose draws differ
+    results = []
+    for module in (net, compiled):
+        output = module(image, *more)
+        results.append([output, *torch.autograd.grad(output.square().mean(), [*net.parameters()])])
+    for plain, other in zip(*results, strict=True):
+        torch.testing.assert_close(other, plain, rtol=1e-9, atol=1e-13)
 
 
 def test_every_size_of_a_batch_is_compiled_for_itself(monkeypatch):
