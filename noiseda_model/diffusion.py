@@ -96,7 +96,7 @@ def swap_residuals(lq, restored_syn, real, restored_real):
     return lq + (restored_real - real), real + (restored_syn - lq)
 
 
-def hinge(gap, is_open=lambda gap: gap > 0, expect_open=True, device=torch.device('cpu')):
+def hinge(gap, is_open=lambda gap: gap > 0, expect_open=True, devices=()):
     """max(0, gap()). A closed hinge is a constant: for its gradient, which is zero, nothing is kept or computed.
 
     Args:
@@ -105,15 +105,14 @@ def hinge(gap, is_open=lambda gap: gap > 0, expect_open=True, device=torch.devic
             all of them, and so compute what one would. Default: this gap's own sign.
         expect_open (bool): Whether to keep what the way back needs. If not and the hinge is open after all, the gap is
             computed once more, with the same random numbers.
-        device (torch.device): Where these are drawn.
+        devices (list[torch.device]): GPUs it draws them on.
 
     Returns:
         tuple[Tensor]: The hinge, and the gap, detached.
     """
     keeps_nothing = torch.is_grad_enabled() and not expect_open
-    with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-        with torch.no_grad() if keeps_nothing else nullcontext():
-            value = gap()
+    with torch.random.fork_rng(devices), torch.no_grad() if keeps_nothing else nullcontext():
+        value = gap()
     if not is_open(value.detach()):
         return torch.zeros_like(value), value.detach()
     if keeps_nothing:
@@ -149,7 +148,8 @@ def diffusion_loss(net, clean, conditions, draws, negatives=None, margin=0.1, **
     if negatives is None:
         return DiffusionLoss(l_noise, None, None, l_noise)
     negative = shuffle_channels(*negatives, draws.swap_negative)
-    l_con, gap = hinge(lambda: l_noise - distance(negative) + margin, device=noise.device, **options_of_hinge)
+    gpus = [noise.device] if noise.is_cuda else []
+    l_con, gap = hinge(lambda: l_noise - distance(negative) + margin, devices=gpus, **options_of_hinge)
     return DiffusionLoss(l_noise, l_con, gap, (l_noise + l_con) / 2)
 
 
