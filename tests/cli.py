@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 
 def start(arguments, cwd, env=None):
     """Start Python with ``arguments`` in ``cwd`` on one thread, output and errors joined."""
-    fixed = {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': '', 'PYTHONUNBUFFERED': '1'}
+    python_path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+    fixed = {'OMP_NUM_THREADS': '1', 'PYTHONPATH': python_path, 'CUDA_VISIBLE_DEVICES': '', 'PYTHONUNBUFFERED': '1'}
     return subprocess.Popen([sys.executable, *map(str, arguments)], cwd=cwd, env={**os.environ, **fixed, **(env or {})},
                             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
 
