@@ -86,15 +86,15 @@ def run_step(args):
     samples, size = (opt['datasets']['train'][key] for key in ('batch_size_per_gpu', 'gt_size'))
     print(f'{hardware(device)}; torch {torch.__version__}; {args.opt}, batch {samples} of {size}x{size}', flush=True)
     table = step_benchmark.variants(device)
-    result = step_benchmark.compare(opt, args.only or list(table), args.rounds, args.hinge,
-                                    tell=lambda line: print(line, flush=True))
-    if device.type == 'cpu':
-        with multiprocessing.get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
-            for hinge, rows in result.items():
+    result = {}
+    for hinge, rows in step_benchmark.compare(opt, args.only or list(table), args.rounds, args.hinge,
+                                              tell=lambda line: print(line, flush=True)):
+        if device.type == 'cpu':
+            with multiprocessing.get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
                 for row in rows:
                     row['memory'] = pool.apply(step_benchmark.peak_memory, (opt, table[row['name']], hinge))
-    for hinge, rows in result.items():
         print(f'\nhinge {hinge}\n\n{step_benchmark.markdown_table(rows, samples)}', flush=True)
+        result[hinge] = rows
     differences = {}
     for hinge in args.hinge if args.equal else []:
         differences[hinge] = step_benchmark.loss_difference(opt, {}, args.equal, hinge)

@@ -19,7 +19,7 @@ step tests
 
 failed=
 step a joint step
-PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True timeout 300 "$python" scripts/benchmark.py step --batch "$samples" \
+PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True timeout 390 "$python" scripts/benchmark.py step --batch "$samples" \
     --only fp32 'bf16, channels last, compiled' --hinge closed open --rounds 7 --equal 5 --json "$out/step.json" \
     || failed+=" (a joint step)"
 

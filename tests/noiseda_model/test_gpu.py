@@ -47,8 +47,10 @@ def test_a_compiled_network_computes_the_same(net, more):
     for module in (copy.deepcopy(net), prepare_network(net, channels_last=True, compiled=True)):
         output = module(image, *levels)
         results.append([output, *torch.autograd.grad(output.square().mean(), [*module.parameters()])])
-    for plain, compiled in zip(*results, strict=True):
-        torch.testing.assert_close(compiled, plain, rtol=1e-2, atol=1e-2 * plain.abs().max().item())  # TF32
+    largest = max(gradient.abs().max().item() for gradient in results[0][1:])
+    for plain, compiled in zip(*results, strict=True):  # a bias before GroupNorm has a gradient of zero
+        atol = max(1e-2 * plain.abs().max().item(), 1e-6 * largest)
+        torch.testing.assert_close(compiled, plain, rtol=1e-2, atol=atol)  # TF32
 
 
 def test_a_full_memory_is_told_and_accumulate_helps(image_folder, tmp_path):

@@ -33,7 +33,7 @@ def test_the_literal_order_and_ours_lose_the_same(hinge, opt, monkeypatch):
 
 def test_an_open_hinge_costs_more_and_a_row_says_what_it_measured(opt):
     told = []
-    result = benchmark.compare(opt, ['fp32', 'bf16, two parts'], rounds=1, hinges=('closed', 'open'), tell=told.append)
+    result = dict(benchmark.compare(opt, ['fp32', 'bf16, two parts'], 1, ('closed', 'open'), tell=told.append))
     assert [line.split(':')[0] for line in told] == [benchmark.LITERAL, 'fp32', 'bf16, two parts']
     flops = {hinge: {row['name']: row['flops'] for row in rows} for hinge, rows in result.items()}
     assert flops['closed'][benchmark.LITERAL] == flops['open'][benchmark.LITERAL] == flops['open']['fp32']
