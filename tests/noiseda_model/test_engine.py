@@ -70,6 +70,39 @@ def test_the_hinge_opens_by_all_parts_not_by_each(tmp_path):
     pytest.fail('no step with gaps of both signs')
 
 
+@pytest.mark.parametrize('parts', [1, 2])
+def test_a_pass_is_kept_where_the_hinge_was_open_in_the_step_before(parts, tmp_path):
+    """With dropout: a pass that is repeated draws the same, so the course is that of a model that keeps everything."""
+    opt = small_opt(tmp_path, train__engine={'accumulate': parts})
+    opt['network_diffusion']['dropout'] = 0.5
+    model, keeper = build(opt), build(opt)
+    keeper.is_open = keeper.gap_is_open
+    recorded = []
+    model.net_diffusion.register_forward_pre_hook(lambda *_: recorded.append(torch.is_grad_enabled()))
+
+    def passes(n, margin):
+        model.diffusion_opt['margin'] = keeper.diffusion_opt['margin'] = margin
+        recorded.clear()
+        log = step(model, n, batch(n))
+        if parts == 1:
+            assert step(keeper, n, batch(n)) == log
+        return list(recorded)
+
+    kept, not_kept = [True, True] * parts, [True, False] * parts
+    assert passes(1, 100) == kept
+    assert passes(2, -100) == (kept if parts == 1 else kept + not_kept)
+    assert passes(3, -100) == not_kept
+    model.save(0, 3)
+    state = torch.load(tmp_path / 'training_states' / '3.state', weights_only=True)
+    model.hinge_was_open = True
+    model.resume_training(state)
+    assert passes(4, -100) == not_kept
+    assert passes(5, 100) == ([True, False, True] if parts == 1 else not_kept + kept)
+    assert passes(6, 100) == kept
+    if parts == 1:
+        assert_equal(weights(keeper), weights(model))
+
+
 @pytest.mark.parametrize('engine, rel', [
     ({'activation_checkpointing': ['g', 'diffusion']}, 1e-6), ({'channels_last': True}, 1e-4)])
 def test_memory_options_change_nothing(engine, rel, tmp_path):
