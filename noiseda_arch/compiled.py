@@ -1,4 +1,4 @@
-"""Layers in a form that ``torch.compile`` turns into fast code for channels-last images; uncompiled, torch's own."""
+"""Layers that ``torch.compile`` turns into fast code for images with channels last; not compiled, torch's own."""
 import itertools
 
 import torch
@@ -14,7 +14,7 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def forward(self, x):
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_dynamo_compiling():
             return super().forward(x)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         var, mean = (value.unflatten(1, (self.num_groups, -1)) for value in torch.var_mean(x, dim=(2, 3), correction=0))
@@ -27,7 +27,7 @@ class GroupNorm(nn.GroupNorm):
 
 def upsample_nearest(x):
     """``F.interpolate`` to twice the size: each pixel becomes 2x2 of it."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         pixels = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
         return pixels.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
     return F.interpolate(x, scale_factor=2, mode='nearest')
@@ -35,7 +35,7 @@ def upsample_nearest(x):
 
 def upsample_bilinear(x):
     """``F.interpolate`` to twice the size, bilinear with aligned corners."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return _BilinearUpsampling.apply(x)
     return F.interpolate(x, scale_factor=2, mode='bilinear', align_corners=True)
 
