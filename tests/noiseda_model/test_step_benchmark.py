@@ -42,3 +42,17 @@ def test_an_open_hinge_costs_more_and_a_row_says_what_it_measured(opt):
     for row in result['open']:
         assert row['share_of_peak'] > 0 and row['seconds'] > 0 and row['memory'] is None
         assert row['speedup'] == 1 or row['name'] != benchmark.LITERAL
+
+
+@pytest.mark.parametrize('hinge', benchmark.MARGINS)
+def test_memory_is_measured_in_the_state_it_names(hinge, opt, monkeypatch):
+    """What a step keeps follows the hinge of the step before, so the first one must not be of the other state."""
+    expected, timed = [], benchmark.timed
+
+    def watched(model, *arguments):
+        expected.append(model.hinge_was_open)
+        return timed(model, *arguments)
+
+    monkeypatch.setattr(benchmark, 'timed', watched)
+    benchmark.peak_memory(opt, {}, hinge)
+    assert expected == [hinge == 'open'] * 2
