@@ -43,7 +43,7 @@ setup(
         'export': EXPORT,
         'demo': DEMO,
         'docs': DOCS,
-        'test': ['hypothesis', 'playwright', 'pytest', 'ruff', *NETWORKS, *EXPORT, *DEMO, *DOCS],
+        'test': ['hypothesis', 'playwright', 'pytest', 'pytest-xdist', 'ruff', *NETWORKS, *EXPORT, *DEMO, *DOCS],
     },
     entry_points={
         'console_scripts': [

@@ -33,6 +33,29 @@ def atomic_save(content, path):
                          'Make room, then continue with --auto_resume; earlier checkpoints are intact.') from error
 
 
+def write_text(path, text):
+    """Write a small file whole or not at all.
+
+    Raises:
+        InputError: It could not be written.
+    """
+    try:
+        with open(f'{path}.partial', 'w') as file:
+            file.write(text)
+        os.replace(f'{path}.partial', path)
+    except OSError as error:
+        raise InputError(f'{path}: cannot be written ({error.strerror}). Make room, then continue with '
+                         '--auto_resume.') from error
+
+
+def read_json(path):
+    """What a JSON file holds; nothing where there is none."""
+    if not osp.isfile(path):
+        return {}
+    with open(path) as file:
+        return json.load(file)
+
+
 def load_checkpoint(path):
     """``torch.load`` on the CPU, of plain data only.
 
@@ -92,12 +115,14 @@ def save_training_state(self, epoch, current_iter, **more):
     atomic_save(state, osp.join(self.opt['path']['training_states'], f'{current_iter}.state'))
 
 
-def prune(path, keep_last):
-    """Remove the networks and states of all saved iterations but the last ``keep_last``.
+def prune(path, keep_last, current_iter):
+    """Remove the networks and states of all iterations saved until now but the last ``keep_last``.
+
+    Those after ``current_iter`` are of another continuation of the training, and stay.
 
     A state goes first: without it nothing resumes from its networks, so a crash in between leaves no broken pair.
     """
-    saved = sorted(int(name[:-6]) for name in os.listdir(path['training_states']) if name[:-6].isdigit())
+    saved = [iteration for iteration in saved_iterations(path['training_states']) if iteration <= current_iter]
     for iteration in saved[:-keep_last]:
         os.remove(osp.join(path['training_states'], f'{iteration}.state'))
         for name in os.listdir(path['models']):
@@ -105,15 +130,23 @@ def prune(path, keep_last):
                 os.remove(osp.join(path['models'], name))
 
 
+def saved_iterations(folder):
+    """Iterations with a state in ``folder``, rising."""
+    names = os.listdir(folder) if osp.isdir(folder) else []
+    return sorted(int(name[:-6]) for name in names if name.endswith('.state') and name[:-6].isdigit())
+
+
 def load_network(self, net, load_path, strict=True, param_key='params'):
     """BaseModel.load_network with one clear message for a file that does not fit.
 
-    ``param_key`` None takes the file's top level; a missing ``params_ema`` falls back to ``params`` as in BasicSR.
+    ``param_key`` None takes the file's top level; a missing ``params_ema``, which BasicSR asks for to begin the average
+    with, falls back to ``path:param_key_g``, and that to ``params``.
     """
     weights = load_checkpoint(load_path)
-    if param_key == 'params_ema' and param_key not in weights and 'params' in weights:
-        get_root_logger().info(f'{load_path} has no params_ema; using params.')
-        param_key = 'params'
+    if param_key == 'params_ema' and param_key not in weights:
+        given = self.opt['path'].get('param_key_g', 'params')
+        param_key = 'params' if given == 'params_ema' else given
+        get_root_logger().info(f'{load_path} has no params_ema; using {param_key or "what it holds"}.')
     if param_key is not None:
         if param_key not in weights:
             raise InputError(f'{load_path}: no entry {param_key!r} (it has {sorted(weights)[:4]}); set '
@@ -141,15 +174,26 @@ def load_resume_state(opt):
     if path is None:
         return None
     state = load_checkpoint(path)
+    folder = opt['path']['training_states']
+    if not osp.isdir(folder):
+        raise InputError(f"path:resume_state is {path}, but there is no {folder}, where a training called "
+                         f"{opt['name']} goes on. Give it the name it had, or start a new one with the saved network "
+                         'as path:pretrain_network_g.')
+    newest = max(saved_iterations(folder), default=0)
+    if newest > state['iter'] and not opt['auto_resume']:
+        print(f"{folder} holds later states too, up to iteration {newest}, which --auto_resume "
+              'would take. Remove those you give up.', flush=True)
     check_resume(opt, state['iter'])
+    for key in opt['path']:  # these were of the pretrained file
+        if key.startswith('param_key'):
+            opt['path'][key] = 'params'
     return state
 
 
 def _newest_complete_state(opt):
     folder = opt['path']['training_states']
-    iterations = [name.removesuffix('.state') for name in os.listdir(folder)] if osp.isdir(folder) else []
     labels = [key.removeprefix('network_') for key in opt if key.startswith('network_')]
-    for iteration in sorted((int(name) for name in iterations if name.isdigit()), reverse=True):
+    for iteration in reversed(saved_iterations(folder)):
         state = osp.join(folder, f'{iteration}.state')
         networks = [osp.join(opt['path']['models'], f'net_{label}_{iteration}.pth') for label in labels]
         try:

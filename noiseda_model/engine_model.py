@@ -1,8 +1,10 @@
 """What there is to training besides the method: precision, accumulation, validation, saving, resuming."""
 import copy
 import json
+import warnings
 from collections import OrderedDict
 from contextlib import ExitStack
+from os import path as osp
 from types import SimpleNamespace
 
 import numpy as np
@@ -57,8 +59,15 @@ class EngineModel(SRModel):
         if optimizer_type in (torch.optim.Adam, torch.optim.AdamW) and 'foreach' not in options:
             options = {'fused': True, **options}  # one pass over the memory instead of ten
         optimizer = optimizer_type([p for p in net.parameters() if p.requires_grad], **options)
+        for group in optimizer.param_groups:
+            group['initial_lr'] = group['lr']  # warm-up wants it, with a schedule or without
         self.optimizers.append(optimizer)
         return optimizer
+
+    def update_learning_rate(self, current_iter, warmup_iter=-1):
+        if current_iter == warmup_iter:  # BasicSR's warm-up ends one step below the full rate, and stays there
+            self._set_lr(self._get_init_lr())
+        super().update_learning_rate(current_iter, warmup_iter)
 
     def setup_schedulers(self):
         """The paper's learning rate is constant: train:scheduler may be missing."""
@@ -127,7 +136,7 @@ class EngineModel(SRModel):
                 self.log[name] = self.log.get(name, 0) + value.detach()
 
     def take_step(self, current_iter):
-        """Update the weights with the gradients there are, if these are finite."""
+        """Update all weights with the gradients there are, or none if these are not finite."""
         if self.gradients_are_finite(current_iter):
             for optimizer in self.optimizers:
                 self.scaler.step(optimizer)
@@ -139,15 +148,17 @@ class EngineModel(SRModel):
         """Whether the step may be taken: a NaN must not reach the weights.
 
         The gradients are those of all processes, so all of them come to the same answer. With fp16 an overflow is
-        nothing to worry about, and left to the scaler.
+        nothing to worry about: the scaler takes note, and the next step is scaled less.
         """
         nets, fp16 = self.trained_networks(), self.scaler.is_enabled()
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norms = [get_total_norm([p.grad for p in net.parameters() if p.grad is not None]) for net in nets.values()]
         self.log.update((f'grad_{name}', norm) for name, norm in zip(nets, norms, strict=True))
-        checked = [value for name, value in self.log.items() if not (fp16 and name.startswith('grad_'))]
-        if torch.stack(checked).isfinite().all():
+        finite = dict(zip(self.log, torch.stack(list(self.log.values())).isfinite().tolist(), strict=True))
+        if fp16 and all(is_finite for name, is_finite in finite.items() if not name.startswith('grad_')):
+            return all(finite[f'grad_{name}'] for name in nets)
+        if all(finite.values()):
             return True
         values = ', '.join(f'{name} {value.item():.3g}' for name, value in self.log.items())
         if self.engine['on_nan'] == 'skip':
@@ -221,6 +232,12 @@ class EngineModel(SRModel):
         records = next(iter(getattr(self, 'best_metric_results', {}).values()), {})
         if next(iter(records.values()), {}).get('iter') == current_iter:
             self.save_restoration_network('best')
+        if records and self.opt['rank'] == 0:
+            checkpoint.write_text(self.record_file(), json.dumps(self.best_metric_results))
+
+    def record_file(self):
+        """Where the best figures so far are kept; the state of an iteration is saved before it is validated."""
+        return osp.join(self.opt['path']['models'], 'net_g_best.json')
 
     # ------------------------------------------------------------------ saving and resuming
 
@@ -246,7 +263,7 @@ class EngineModel(SRModel):
         if current_iter != -1:
             get_root_logger().info(f"Saved iteration {current_iter} in {self.opt['path']['models']}.")
             if self.opt['rank'] == 0 and self.opt.get('logger', {}).get('keep_last'):
-                checkpoint.prune(self.opt['path'], self.opt['logger']['keep_last'])
+                checkpoint.prune(self.opt['path'], self.opt['logger']['keep_last'], current_iter)
 
     def save_training_state(self, epoch, current_iter, **more):
         checkpoint.save_training_state(
@@ -261,31 +278,48 @@ class EngineModel(SRModel):
 
     def resume_training(self, resume_state):
         """Continue as saved, but where the option file now says otherwise follow it, and say so."""
-        if len(resume_state['schedulers']) != len(self.schedulers):
-            raise InputError('train:scheduler: this state was saved with a learning rate schedule and the option file '
-                             'has none, or the other way round. Put it as it was, or start from the saved networks '
-                             'with path:pretrain_network_g.')
-        super().resume_training(resume_state)
+        before = json.loads(resume_state.get('options', '{}'))
+        self.check_optimizers(resume_state, before.get('train', {}))
+        for optimizer, saved in zip(self.optimizers, resume_state['optimizers'], strict=True):
+            fresh = [dict(group) for group in optimizer.param_groups]
+            optimizer.load_state_dict(saved)
+            for group, options in zip(optimizer.param_groups, fresh, strict=True):
+                group.update(options)
+        self.replay_schedules(resume_state['iter'])
         if resume_state.get('scaler'):
             self.scaler.load_state_dict(resume_state['scaler'])
         self.skipped_steps = resume_state.get('skipped_steps', 0)
-        metrics = (self.opt.get('val') or {}).get('metrics') or {}
-        best = json.loads(resume_state.get('best', '{}'))
-        self.best_metric_results = {name: of for name, of in best.items() if set(of) == set(metrics)}
-        for block, optimizer in zip(('optim_g', 'optim_diffusion'), self.optimizers, strict=False):
-            self.follow_option_file(optimizer, self.opt['train'][block])
-        if 'options' in resume_state:
-            for change in differences(json.loads(resume_state['options']), self.resumable_options()):
-                get_root_logger().info(f"Resuming iteration {resume_state['iter']} with {change}.")
+        self.best_metric_results = self.best_until(resume_state)
+        for change in differences(before, self.resumable_options()) if before else ():
+            get_root_logger().info(f"Resuming iteration {resume_state['iter']} with {change}.")
 
-    def follow_option_file(self, optimizer, options):
-        """Learning rate and the rest as in the option file; a schedule continues from the new rate."""
-        for group in optimizer.param_groups:
-            ratio = options['lr'] / group.get('initial_lr', group['lr'])
-            group['lr'] *= ratio
-            if 'initial_lr' in group:
-                group['initial_lr'] = options['lr']
-            group.update((key, value) for key, value in options.items() if key in group and key != 'lr')
-        for scheduler in self.schedulers:
-            if scheduler.optimizer is optimizer:
-                scheduler.base_lrs = [group['initial_lr'] for group in optimizer.param_groups]
+    def check_optimizers(self, resume_state, before):
+        """Refuse the state of other optimizers than the option file's."""
+        blocks = ('optim_g', 'optim_diffusion')[:len(self.optimizers)]
+        count = len(resume_state['optimizers'])
+        if count != len(self.optimizers):
+            raise InputError(f'name: {count} networks were trained under this name, the option file trains '
+                             f'{len(self.optimizers)}. Give it another name, and the saved network as '
+                             'path:pretrain_network_g.')
+        for block in blocks:
+            then, now = before.get(block, {}).get('type'), self.opt['train'][block]['type']
+            if then not in (None, now):
+                raise InputError(f'train:{block}:type is {now}, the saved state is of {then}. Put it as it was, or '
+                                 'start from the saved networks with path:pretrain_network_g.')
+
+    def replay_schedules(self, iterations):
+        """The learning rates of a training that had this option file from its beginning."""
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # no step of an optimizer lies between
+            for scheduler in self.schedulers:
+                for _ in range(iterations - 1):  # BasicSR's first iteration takes none
+                    scheduler.step()
+
+    def best_until(self, resume_state):
+        """The best figures of the iterations up to the state's, of metrics that are those of the option file."""
+        best = json.loads(resume_state.get('best', '{}'))
+        for name, records in checkpoint.read_json(self.record_file()).items():
+            kept = {metric: record for metric, record in records.items() if record['iter'] <= resume_state['iter']}
+            best[name] = {**best.get(name, {}), **kept}
+        metrics = (self.opt.get('val') or {}).get('metrics') or {}
+        return {name: of for name, of in best.items() if set(of) == set(metrics)}

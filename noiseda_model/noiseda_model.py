@@ -214,8 +214,8 @@ class NoiseDAModel(EngineModel):
     def resume_training(self, resume_state):
         super().resume_training(resume_state)
         self.hinge_was_open = resume_state.get('hinge_was_open', True)
-        if self.diffusion_opt and resume_state.get('monitor'):
-            self.monitor.batch = {key: value.to(self.device) for key, value in resume_state['monitor'].items()}
+        if self.diffusion_opt and self.diffusion_opt['clean'] in (batch := resume_state.get('monitor') or {}):
+            self.monitor.batch = {key: value.to(self.device) for key, value in batch.items()}
 
 
 def _tap(image):
