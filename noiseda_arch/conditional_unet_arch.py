@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from noiseda_arch.compiled import GroupNorm, upsample_nearest
 from noiseda_arch.padding import pad_to_multiple
+from noiseda_basicsr import InputError
 
 GROUPS = 32  # of every GroupNorm, so widths are multiples of 32
 
@@ -38,9 +39,9 @@ class ConditionalUNet(nn.Module):
                  head_channels=32):
         super().__init__()
         if not isinstance(width, int) or width < 1 or width % GROUPS:
-            raise ValueError(f'ConditionalUNet: width must be a multiple of {GROUPS}, not {width!r}.')
+            raise InputError(f'ConditionalUNet: width must be a multiple of {GROUPS}, not {width!r}.')
         if width * multipliers[-1] % head_channels:
-            raise ValueError(f'ConditionalUNet: head_channels {head_channels} must divide {width * multipliers[-1]}.')
+            raise InputError(f'ConditionalUNet: head_channels {head_channels} must divide {width * multipliers[-1]}.')
         self.in_channels = in_channels
         self.size_multiple = 2**(len(multipliers) - 1)
         self.width = width

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from noiseda_arch.compiled import upsample_bilinear
 from noiseda_arch.padding import pad_to_multiple
+from noiseda_basicsr import InputError
 
 PRESETS = {'T': 32, 'S': 64, 'B': 76}  # 2.14 M, 8.56 M, 12.07 M parameters
 
@@ -34,7 +35,7 @@ class RestorationUNet(nn.Module):
         super().__init__()
         width = PRESETS.get(width, width) if isinstance(width, str) else width
         if not isinstance(width, int) or width < 1:
-            raise ValueError(f'RestorationUNet: width must be a number or one of {list(PRESETS)}, not {width!r}.')
+            raise InputError(f'RestorationUNet: width must be a number or one of {list(PRESETS)}, not {width!r}.')
         widths = [min(width * 2**level, max_width or math.inf) for level in range(depth)]
         self.size_multiple = 2**(depth - 1)
         inputs = [channels, *widths[:-1]]

@@ -1,5 +1,6 @@
 """BasicSR's ``train.py`` and ``test.py`` with the repairs on. All of BasicSR's flags work unchanged."""
 import gc
+import logging
 import os
 import sys
 import traceback
@@ -8,6 +9,7 @@ from functools import partial
 import basicsr
 import basicsr.test
 import basicsr.train
+import basicsr.utils.misc
 import torch
 import yaml
 from basicsr.utils import set_random_seed
@@ -15,11 +17,9 @@ from basicsr.utils.options import parse_options as stock_parse_options
 
 from noiseda_basicsr.errors import InputError
 from noiseda_basicsr.fixes import apply_fixes
+from noiseda_basicsr.folders import FreshFolders
+from noiseda_basicsr.option_file import check_option_file
 from noiseda_basicsr.watch import Watch, end_workers, explain, start_worker
-
-TRAIN_KEYS = ('name', 'datasets', 'network_g', 'path', 'train:total_iter', 'train:optim_g', 'logger:print_freq',
-              'logger:save_checkpoint_freq', 'logger:use_tb_logger')
-TEST_KEYS = ('name', 'datasets', 'network_g', 'path')
 
 
 def train():
@@ -35,6 +35,13 @@ def test():
     """Test as the option file says; results/ appears in the current folder."""
     apply_fixes()
     _run(basicsr.test.test_pipeline, Watch())
+
+
+def make_fresh_folders():
+    """Let BasicSR's folders be made by the :class:`FreshFolders` that is returned."""
+    folders = FreshFolders()
+    basicsr.utils.misc.mkdir_and_rename = basicsr.train.mkdir_and_rename = folders.make
+    return folders
 
 
 def show_to(watch):
@@ -56,7 +63,8 @@ def show_to(watch):
     def create_and_keep(opt, logger):
         loaders = create_loaders(opt, logger)
         train_loader, watch.sampler = loaders[:2]
-        train_loader.worker_init_fn = partial(start_worker, train_loader.worker_init_fn)
+        files = [handler.baseFilename for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
+        train_loader.worker_init_fn = partial(start_worker, train_loader.worker_init_fn, files)
         return loaders
 
     basicsr.train.build_model, basicsr.train.create_train_val_dataloader = build_and_attach, create_and_keep
@@ -64,11 +72,13 @@ def show_to(watch):
 
 def _run(pipeline, watch):
     basicsr.train.parse_options = basicsr.test.parse_options = parse_options
+    folders = make_fresh_folders()
     print(f'BasicSR {basicsr.__version__} from {basicsr.__file__}', flush=True)
     try:
         pipeline(os.getcwd())
     except Exception as error:
         watch.save_after_error()
+        folders.take_back()
         message = explain(error)
         if message is None:
             traceback.print_exc()
@@ -94,8 +104,19 @@ def parse_options(root_path, is_train=True):
     except yaml.YAMLError as error:
         raise InputError(f'The option file is not valid YAML: {error}') from error
     except KeyError as error:
+        if error.args[0].isupper():
+            raise _not_launched(error) from error
         raise InputError(f'The option file lacks the key {error}.') from error
-    _require(opt, TRAIN_KEYS if is_train else TEST_KEYS)
+    except (AttributeError, TypeError) as error:
+        raise InputError('The option file: a block that should hold keys is empty or a single value, or a path is a '
+                         f'list ({error}).') from error
+    except ValueError as error:
+        if 'environment variable' in str(error):
+            raise _not_launched(error) from error
+        if 'unpack' in str(error):
+            raise InputError('--force_yml wants key=value with one "=" each, as train:total_iter=100.') from error
+        raise
+    check_option_file(opt)
     train_set = opt['datasets'].get('train', {})
     if not train_set.get('num_worker_per_gpu'):
         train_set.pop('persistent_workers', None)  # torch refuses to keep workers where there are none
@@ -109,18 +130,9 @@ def parse_options(root_path, is_train=True):
     return opt, args
 
 
-def _require(opt, keys):
-    """BasicSR stops at a missing key when it comes to it, at the first validation perhaps."""
-    keys = list(keys)
-    if opt.get('val'):
-        keys += ['val:save_img'] + (['val:val_freq'] if opt['is_train'] else [])
-    keys += [f'datasets:{phase}:{key}' for phase in opt.get('datasets', {}) for key in ('name', 'type')]
-    for key in keys:
-        block = opt
-        for part in key.split(':'):
-            if not isinstance(block, dict) or part not in block:
-                raise InputError(f'{key} is missing in the option file; the files in options/ show every key.')
-            block = block[part]
+def _not_launched(error):
+    return InputError(f'--launcher: pytorch is for processes that torchrun starts, slurm for those of srun; here is '
+                      f'neither ({error}).')
 
 
 def _fit_to_cpu(opt):

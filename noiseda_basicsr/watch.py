@@ -136,20 +136,26 @@ class Watch:
         return bar
 
 
-def start_worker(stock_init, worker_id):
+def start_worker(stock_init, log_files, worker_id):
     """Begin a data loader's worker that outlives a signal (schedulers and Ctrl-C send it to all processes).
 
-    It ends with its loader.
+    It ends with its loader. What it logs goes to ``log_files`` too, of which one that was not forked does not know.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    logger = get_root_logger()
+    if not any(isinstance(handler, logging.FileHandler) for handler in logger.handlers):
+        for path in log_files:
+            logger.addHandler(logging.FileHandler(path))
+            logger.handlers[-1].setFormatter(logger.handlers[0].formatter)
     if stock_init:
         stock_init(worker_id)
 
 
 def end_workers():
     """After an error: what raised it keeps the loader alive, and Python would wait for its workers for ever."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report their death as one more error
+    if hasattr(signal, 'SIGCHLD'):  # not on Windows
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report their death as one more error
     for worker in multiprocessing.active_children():
         worker.kill()
 

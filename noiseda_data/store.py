@@ -35,7 +35,10 @@ def decode(content, name):
         InputError: Not an image, damaged, or neither 8 nor 16 bit.
     """
     data = np.frombuffer(content or b'', np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data.size else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data.size else None
+    except cv2.error as error:  # more pixels than OpenCV's limit
+        raise InputError(f'{name}: cannot be decoded as an image ({error.err}). Remove or replace it.') from error
     if image is None:
         raise InputError(f'{name}: cannot be decoded as an image. Remove or replace it.')
     if image.dtype not in WHITE:
@@ -63,7 +66,12 @@ class FolderStore:
     def __init__(self, path):
         self.path = path
         self.files = {}
-        for parent, folders, names in os.walk(path):
+        walked = set()  # a link may lead back
+        for parent, folders, names in os.walk(path, followlinks=True):
+            if osp.realpath(parent) in walked:
+                folders.clear()
+                continue
+            walked.add(osp.realpath(parent))
             folders.sort()
             for name in names:
                 stem, extension = osp.splitext(osp.join(parent, name))

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Subset
 from noiseda_basicsr import InputError, checkpoint
 from noiseda_model.engine import DTYPES, has_native_bf16, prepare_network
 from noiseda_model.inference import restore
-from noiseda_model.options import check_optimizer, differences, read_engine_options
+from noiseda_model.options import check_optimizer, check_training, differences, read_engine_options
 
 STREAMS = ('lq', 'gt', 'real', 'ref')
 
@@ -32,12 +32,15 @@ class EngineModel(SRModel):
     """
 
     def init_training_settings(self):
+        check_training(self.opt)
         self.engine = read_engine_options(self.opt)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.engine['precision'] == 'fp16')
         self.skipped_steps = 0
         if self.engine['precision'] == 'bf16' and not has_native_bf16(self.device):
             get_root_logger().warning('train:engine:precision is bf16, for which this machine has no instructions: it '
                                       'will be slower than fp32.')
+        if self.scaler.is_enabled() and self.device.type == 'cpu':
+            get_root_logger().warning('train:engine:precision is fp16, which a CPU is slow at: take fp32, or bf16.')
         super().init_training_settings()
 
     def trained_networks(self):

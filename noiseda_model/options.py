@@ -3,9 +3,10 @@ import inspect
 
 import torch
 import yaml
+from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepRestartLR
 from basicsr.utils import get_root_logger
 from basicsr.utils.options import ordered_yaml
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY
 
 from noiseda_arch.padding import size_rule
 from noiseda_basicsr import InputError
@@ -35,6 +36,18 @@ ENGINE_DEFAULTS = {
     'on_nan': 'stop',  # a step whose loss or gradient is not finite: stop, or skip it and go on
 }
 
+KNOWN_KEYS = {
+    'train': ('total_iter', 'warmup_iter', 'optim_g', 'optim_diffusion', 'scheduler', 'ema_decay', 'pixel_opt',
+              'perceptual_opt', 'diffusion_opt', 'engine'),
+    'val': ('val_freq', 'save_img', 'suffix', 'pbar', 'metrics', 'size_multiple', 'tile', 'tile_overlap'),
+    'logger': ('print_freq', 'save_checkpoint_freq', 'keep_last', 'use_tb_logger', 'wandb'),
+    'path': ('pretrain_network_g', 'param_key_g', 'strict_load_g', 'pretrain_network_diffusion', 'resume_state',
+             'ignore_resume_networks', 'experiments_root', 'models', 'training_states', 'log', 'visualization'),
+}
+SCHEDULERS = {'MultiStepLR': MultiStepRestartLR, 'MultiStepRestartLR': MultiStepRestartLR,
+              'CosineAnnealingRestartLR': CosineAnnealingRestartLR}
+LOWER_IS_BETTER = ('niqe', 'lpips')  # in a metric's name
+
 
 def read_diffusion_options(opt):
     """train:diffusion_opt with its defaults filled in, checked against the rest of the option file.
@@ -52,7 +65,8 @@ def read_diffusion_options(opt):
                              "paper's settings), or remove network_diffusion to train without adaptation.")
         return None
     options = _with_defaults('train:diffusion_opt', given, DIFFUSION_DEFAULTS)
-    options['ramp_iters'] = options['ramp_iters'] or int(opt['train']['total_iter'])
+    if options['ramp_iters'] is None:
+        options['ramp_iters'] = int(opt['train']['total_iter'])
 
     def require(holds, key, remedy):
         if not holds:
@@ -60,6 +74,8 @@ def read_diffusion_options(opt):
 
     for key in ('margin', 'beta', 'gamma', 'ramp_iters', 'monitor_freq'):
         require(isinstance(options[key], (int, float)), key, 'it must be a number; YAML wants !!float 1e-4 or 0.0001.')
+    require(options['ramp_iters'] > 0, 'ramp_iters', 'it must be above 0.')
+    require(options['beta'] >= 0, 'beta', 'it must be 0 or more.')
     require(options['clean'] in ('gt', 'ref'), 'clean', 'it must be gt or ref.')
     require(options['conditions'] in (['syn', 'real'], ['syn'], ['real']), 'conditions',
             'it must be [syn, real], [syn] or [real].')
@@ -112,10 +128,14 @@ def read_network(option_file):
 
 
 def _with_defaults(block, given, defaults):
-    unknown = sorted(set(given) - set(defaults))
-    if unknown:
-        raise InputError(f"{block}: unknown key {', '.join(unknown)}; known: {', '.join(defaults)}.")
+    _check_keys(block, given, defaults)
     return {**defaults, **given}
+
+
+def _check_keys(block, given, known):
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InputError(f"{block}: unknown key {', '.join(unknown)}; known: {', '.join(known)}.")
 
 
 def read_engine_options(opt):
@@ -175,11 +195,7 @@ def _check_network(block, arguments):
     if inspect.isclass(arch):  # BasicSR's SwinIR swallows whatever it does not know
         named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         signature = signature.replace(parameters=named)
-    try:
-        bound = signature.bind(**arguments)
-    except TypeError as error:
-        raise InputError(f"{block}: {arch.__name__} {error}; its arguments: "
-                         f"{', '.join(signature.parameters)}.") from error
+    bound = _bind(block, arch.__name__, signature, (), arguments)
     bound.apply_defaults()
     for key in ('upscale', 'scale'):
         if bound.arguments.get(key, 1) != 1:
@@ -187,20 +203,68 @@ def _check_network(block, arguments):
                              f'restores at scale 1: set {key}: 1.')
 
 
+def _bind(block, name, signature, given, options):
+    """Bind the options of a block, and what the code itself gives, to the arguments of what is called."""
+    try:
+        return signature.bind(*given, **options)
+    except TypeError as error:
+        known = ', '.join(list(signature.parameters)[len(given):])
+        raise InputError(f'{block}: {name} {error}; its arguments: {known}.') from error
+
+
 def check_optimizer(block, options):
-    """A learning rate written 1e-4 is text in YAML; say so.
+    """A type, a learning rate (written 1e-4 it is text in YAML) and arguments that torch.optim knows.
 
     Raises:
         InputError
     """
-    if not hasattr(torch.optim, str(options.get('type'))):
+    optimizer = getattr(torch.optim, str(options.get('type')), None)
+    if optimizer is None:
         raise InputError(f"{block}:type is {options.get('type')!r}, unknown to torch.optim; the paper's is Adam.")
     if not isinstance(options.get('lr'), (int, float)):
         raise InputError(f"{block}:lr is {options.get('lr')!r}, not a number; YAML wants !!float 1e-4 or 0.0001.")
+    arguments = {key: value for key, value in options.items() if key != 'type'}
+    _bind(block, options['type'], inspect.signature(optimizer), ['params'], arguments)
+
+
+def check_training(opt):
+    """What EngineModel takes from train besides the optimizers, and no unknown key in the blocks around it.
+
+    Raises:
+        InputError
+    """
+    train = opt['train']
+    if not 0 <= train.get('ema_decay', 0) < 1:
+        raise InputError(f"train:ema_decay is {train['ema_decay']}; it must be at least 0, for none, and below 1.")
+    losses = [f'{kind}_opt' for kind in ('pixel', 'perceptual') if train.get(f'{kind}_opt')]
+    if not losses:
+        raise InputError("train:pixel_opt, the restoration loss, is missing; the paper's is {type: CharbonnierLoss, "
+                         'eps: !!float 1e-6}.')
+    for loss in losses:
+        _check_registered(f'train:{loss}', train[loss], LOSS_REGISTRY, [])
+    if train.get('scheduler'):
+        _check_scheduler(dict(train['scheduler']))
+    for block, known in KNOWN_KEYS.items():
+        _check_keys(block, opt.get(block) or {}, known)
+
+
+def _check_registered(block, options, registry, given):
+    if not isinstance(options, dict) or 'type' not in options:
+        raise InputError(f'{block} is {options!r}; it must be a block with the key type.')
+    arguments = dict(options)
+    name = arguments.pop('type')
+    _bind(block, name, inspect.signature(registry.get(name)), given, arguments)
+
+
+def _check_scheduler(arguments):
+    kind = arguments.pop('type', None)
+    if kind not in SCHEDULERS:
+        raise InputError(f"train:scheduler:type is {kind!r}; BasicSR has {', '.join(SCHEDULERS)}.")
+    _bind('train:scheduler', kind, inspect.signature(SCHEDULERS[kind]), ['optimizer'], arguments)
 
 
 def check_validation(opt):
-    """The metrics of val: fit the images there are.
+    """The metrics of val: are there, and fit the images; of those that are better when lower it is noted.
 
     Raises:
         InputError
@@ -208,6 +272,11 @@ def check_validation(opt):
     if opt.get('is_train') and opt.get('val') is not None and 'val_freq' not in opt['val']:
         raise InputError('val:val_freq, the iterations between two validations, is missing.')
     metrics = (opt.get('val') or {}).get('metrics') or {}
+    for name, metric in metrics.items():
+        images = ['img'] if isinstance(metric, dict) and metric.get('type') == 'calculate_niqe' else ['img', 'img2']
+        _check_registered(f'val:metrics:{name}', metric, METRIC_REGISTRY, images)
+        if any(word in metric['type'] for word in LOWER_IS_BETTER):
+            metric.setdefault('better', 'lower')
     metrics = [metric['type'] for metric in metrics.values() if metric['type'] != 'calculate_niqe']
     for phase, data_set in opt.get('datasets', {}).items():
         without_truth = not data_set.get('dataroot_gt') and data_set.get('type') == 'PairedUnpairedDataset'

@@ -196,8 +196,8 @@ def test_slurm_variables_become_torchruns(monkeypatch):
 
 def parsed(monkeypatch, is_train=False, **changes):
     """What the launcher makes of options, on a machine with GPUs."""
-    opt = {'name': 'a', 'datasets': {}, 'network_g': {}, 'path': {}, 'manual_seed': 0, 'rank': 0, 'num_gpu': 2,
-           'dist': False, 'is_train': is_train, **changes}
+    opt = {'name': 'a', 'model_type': 'b', 'datasets': {}, 'network_g': {}, 'path': {}, 'manual_seed': 0, 'rank': 0,
+           'num_gpu': 2, 'dist': False, 'is_train': is_train, **changes}
     monkeypatch.setattr(launch, 'stock_parse_options', lambda *args: (opt, None))
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     return launch.parse_options('.', is_train)[0]
@@ -216,18 +216,3 @@ def test_without_workers_none_are_kept(monkeypatch):
         train_set = {'name': 'a', 'type': 'b', 'num_worker_per_gpu': workers, 'persistent_workers': True}
         kept = parsed(monkeypatch, datasets={'train': train_set})['datasets']['train'].get('persistent_workers', False)
         assert kept == (workers > 0)
-
-
-@pytest.mark.parametrize('block, key', [
-    ({'val': {'save_img': True}}, 'val:val_freq'),
-    ({'val': {'val_freq': 1}}, 'val:save_img'),
-    ({'train': {'total_iter': 1}}, 'train:optim_g'),
-    ({'logger': {'print_freq': 1}}, 'logger:save_checkpoint_freq'),
-    ({'datasets': {'val': {'type': 'b'}}}, 'datasets:val:name'),
-])
-def test_a_missing_key_is_named_before_anything_is_done(monkeypatch, block, key):
-    whole = {'train': {'total_iter': 1, 'optim_g': {}},
-             'logger': {'print_freq': 1, 'save_checkpoint_freq': 1, 'use_tb_logger': False}}
-    parsed(monkeypatch, True, **whole)
-    with pytest.raises(InputError, match=f'^{key} is missing'):
-        parsed(monkeypatch, True, **{**whole, **block})

@@ -8,7 +8,7 @@ import torch
 from noiseda_basicsr import InputError
 from noiseda_basicsr.fixes import apply_fixes
 from noiseda_model import NoiseDAModel
-from noiseda_model.options import DIFFUSION_DEFAULTS, read_diffusion_options
+from noiseda_model.options import DIFFUSION_DEFAULTS, check_validation, read_diffusion_options
 from tests.noiseda_model.test_model import batch, small_opt, step
 
 
@@ -69,6 +69,31 @@ BAD = {  # changes of the options, what the message must hold
         {**val(metrics={'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}),
          'datasets__val': {'name': 'val', 'type': 'PairedUnpairedDataset', 'dataroot_lq': 'photos'}},
         ['datasets:val:dataroot_gt', 'calculate_psnr', 'val:metrics']),
+    'a metric that does not exist': (
+        val(metrics={'psnr': {'type': 'calculate_pnsr'}}), ["'calculate_pnsr'", 'did you mean calculate_psnr']),
+    'a metric without an argument': (
+        val(metrics={'psnr': {'type': 'calculate_psnr'}}), ['val:metrics:psnr', 'crop_border']),
+    'a metric without a type': (val(metrics={'psnr': {'crop_border': 0}}), ['val:metrics:psnr', 'type']),
+    'a metric that is no block': (val(metrics={'psnr': 'calculate_psnr'}), ['val:metrics:psnr', 'type']),
+    'an optimizer argument': (
+        {'train__optim_g__wieght_decay': 0.1}, ['train:optim_g', 'Adam', 'wieght_decay', 'weight_decay']),
+    'a loss argument': ({'train__pixel_opt__epsilon': 0.1}, ['train:pixel_opt', 'CharbonnierLoss', 'epsilon', 'eps']),
+    'an unknown loss': ({'train__pixel_opt__type': 'Charbonnier'}, ["'Charbonnier'", 'did you mean CharbonnierLoss']),
+    'no loss': ({'train__pixel_opt': None}, ['train:pixel_opt', 'CharbonnierLoss']),
+    'an unknown scheduler': (
+        {'train__scheduler': {'type': 'CosineAnnealingLR'}}, ['train:scheduler:type', 'CosineAnnealingRestartLR']),
+    'a scheduler without an argument': (
+        {'train__scheduler': {'type': 'MultiStepLR'}}, ['train:scheduler', 'MultiStepLR', 'milestones']),
+    'an average that never moves': ({'train__ema_decay': 1}, ['train:ema_decay', 'below 1']),
+    'no ramp': (diffusion(ramp_iters=0), ['diffusion_opt:ramp_iters', 'above 0']),
+    'a negative weight': (diffusion(beta=-0.2), ['diffusion_opt:beta', '0 or more']),
+    'an unknown key of train': ({'train__ema_deacy': 0.9}, ['train: unknown key ema_deacy', 'ema_decay']),
+    'an unknown key of val': (val(tile_overlp=8), ['val: unknown key tile_overlp', 'tile_overlap']),
+    'an unknown key of logger': ({'logger': {'keep_lats': 3}}, ['logger: unknown key keep_lats', 'keep_last']),
+    'an unknown key of path': (
+        {'path__pretrained_network_g': 'a.pth'}, ['path: unknown key pretrained_network_g', 'pretrain_network_g']),
+    'a width that is none': ({'network_g__width': 'Q'}, ['RestorationUNet', 'width', "'Q'"]),
+    "a width the helper's groups do not divide": ({'network_diffusion__width': 30}, ['ConditionalUNet', 'width', '30']),
     'tile within the overlap': (val(tile=32), ['val:tile', '32', 'val:tile_overlap']),
     'patch and multiple': (
         {**val(size_multiple=16), 'datasets__train__gt_size': 24},
@@ -104,6 +129,14 @@ def test_the_defaults_are_the_papers(tmp_path):
         'monitor_freq': 500}
     assert read_diffusion_options(small_opt(tmp_path, **diffusion(ramp_iters=50)))['ramp_iters'] == 50
     assert DIFFUSION_DEFAULTS['ramp_iters'] is None
+
+
+def test_the_best_niqe_and_lpips_are_the_lowest(tmp_path):
+    metrics = {'niqe': {'type': 'calculate_niqe', 'crop_border': 0}, 'lpips': {'type': 'calculate_lpips'},
+               'psnr': {'type': 'calculate_psnr', 'crop_border': 0},
+               'odd': {'type': 'calculate_niqe', 'crop_border': 0, 'better': 'higher'}}
+    check_validation(small_opt(tmp_path, **val(metrics=metrics)))
+    assert [metric.get('better', 'higher') for metric in metrics.values()] == ['lower', 'lower', 'higher', 'higher']
 
 
 def test_tiles_are_advised_against_where_spandrel_does(tmp_path, caplog):

@@ -60,10 +60,10 @@ RATES = {
 
 
 NAMES = list(RATES)
+CHANGES = [*zip(NAMES, NAMES, strict=True), *zip(NAMES, NAMES[1:] + NAMES[:1], strict=True)]
 
 
-@pytest.mark.parametrize(('before', 'after'), [(one, other) for one, other in zip(NAMES, NAMES[1:] + NAMES[:1], strict=True)] + [
-    (name, name) for name in NAMES])
+@pytest.mark.parametrize(('before', 'after'), CHANGES)
 def test_learning_rates_are_those_of_a_training_that_always_had_these_options(before, after, tmp_path):
     save(tmp_path, **RATES[before])
     model, opt = resume(tmp_path, **RATES[after])

@@ -1,0 +1,41 @@
+"""BasicSR puts the folder of an earlier run aside before it knows whether the new one can begin."""
+import os
+import shutil
+from os import path as osp
+
+from basicsr.utils.misc import get_time_str
+
+OF_A_START = ('.log', '.yml', '.yaml')  # endings of what is written before there is a result
+EVENTS = 'events.out.tfevents'  # how TensorBoard's files begin
+
+
+class FreshFolders:
+    """Folders made for a run, and where those of the same name went."""
+
+    def __init__(self):
+        self.made = {}  # path -> where what it held was put aside, or None
+
+    def make(self, path):
+        """basicsr.utils.misc.mkdir_and_rename that remembers."""
+        aside = None
+        if osp.exists(path):
+            aside = f'{path}_archived_{get_time_str()}'
+            print(f'{path} exists already; it is now {aside}.', flush=True)
+            os.rename(path, aside)
+        os.makedirs(path)
+        self.made[path] = aside
+
+    def take_back(self):
+        """After an error: where nothing has come of the run, all is as it was before."""
+        if any(holds_a_result(path) for path in self.made):
+            return
+        for path, aside in self.made.items():
+            shutil.rmtree(path, ignore_errors=True)
+            if aside and not osp.exists(path):
+                os.rename(aside, path)
+                print(f'{path} is again what it was.', flush=True)
+
+
+def holds_a_result(folder):
+    names = [name for _, _, files in os.walk(folder) for name in files]
+    return any(not name.endswith(OF_A_START) and not name.startswith(EVENTS) for name in names)

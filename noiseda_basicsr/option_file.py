@@ -1,0 +1,86 @@
+"""BasicSR's option file, checked before anything is made of it: BasicSR stops at a mistake when it comes to it."""
+import re
+
+from noiseda_basicsr.errors import InputError
+
+NEEDED = ('name', 'model_type', 'datasets', 'network_g', 'path')
+NEEDED_TO_TRAIN = ('datasets:train', 'datasets:train:batch_size_per_gpu', 'datasets:train:num_worker_per_gpu',
+                   'train:total_iter', 'train:optim_g', 'logger:print_freq', 'logger:save_checkpoint_freq',
+                   'logger:use_tb_logger')
+WHOLE_NUMBERS = {  # key -> the least it may be
+    'manual_seed': 0,
+    'datasets:train:batch_size_per_gpu': 1,
+    'datasets:train:num_worker_per_gpu': 0,
+    'datasets:train:gt_size': 1,
+    'train:total_iter': 1,
+    'train:warmup_iter': -1,
+    'val:val_freq': 1,
+    'val:tile': 1,
+    'val:tile_overlap': 0,
+    'logger:print_freq': 1,
+    'logger:save_checkpoint_freq': 1,
+    'logger:keep_last': 1,
+}
+MAY_BE_EMPTY = ('val:tile', 'logger:keep_last')
+PREFETCH_MODES = (None, 'cpu', 'cuda')
+MISSING = object()
+
+
+def check_option_file(opt):
+    """Keys that are needed, and numbers that are none or too small; whole numbers are made ints.
+
+    Args:
+        opt (dict): What BasicSR's parse_options returns.
+
+    Raises:
+        InputError: Names the key.
+    """
+    needed = list(NEEDED)
+    if opt['is_train']:
+        needed += NEEDED_TO_TRAIN
+    needed += [f'datasets:{phase}:{key}' for phase in opt['datasets'] for key in ('name', 'type')]
+    if opt.get('val'):
+        needed += ['val:save_img'] + (['val:val_freq'] if opt['is_train'] else [])
+    for key in needed:
+        if look_up(opt, key) is MISSING:
+            raise InputError(f'{key} is missing in the option file; the files in options/ show every key.')
+    for key, least in WHOLE_NUMBERS.items():
+        check_whole_number(opt, key, least)
+    for phase in opt['datasets']:
+        if opt['is_train'] and phase.split('_')[0] not in ('train', 'val'):
+            raise InputError(f'datasets:{phase}: a training knows train, val, val_2 and so on.')
+    mode = opt['datasets'].get('train', {}).get('prefetch_mode')
+    if mode not in PREFETCH_MODES:
+        raise InputError(f'datasets:train:prefetch_mode is {mode!r}; it must be cpu, cuda, or left out.')
+    check_numbers_are_no_text(opt)
+
+
+def look_up(opt, key):
+    """The value at ``block:block:key``, or MISSING."""
+    for part in key.split(':'):
+        if not isinstance(opt, dict) or part not in opt:
+            return MISSING
+        opt = opt[part]
+    return opt
+
+
+def check_whole_number(opt, key, least):
+    value = look_up(opt, key)
+    if value is MISSING or (value is None and key in MAY_BE_EMPTY):
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < least:
+        raise InputError(f'{key} is {value!r}; it must be a whole number, {least} or more.')
+    *blocks, last = key.split(':')
+    (look_up(opt, ':'.join(blocks)) if blocks else opt)[last] = int(value)
+
+
+def check_numbers_are_no_text(value, key=''):
+    """1e-4 is text in YAML 1.1, which wants a dot: 1.0e-4."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            check_numbers_are_no_text(inner, f'{key}:{name}' if key else name)
+    elif isinstance(value, list):
+        for inner in value:
+            check_numbers_are_no_text(inner, key)
+    elif key != 'name' and isinstance(value, str) and re.fullmatch(r'[+-]?\d+(\.\d*)?[eE][+-]?\d+', value):
+        raise InputError(f'{key} is {value!r}, which YAML takes for text; write !!float {value}.')

@@ -1,0 +1,121 @@
+"""A mistake in the option file or on the command line is told before anything is made of it."""
+import os
+from pathlib import Path
+
+import basicsr.utils.dist_util as dist_util
+import pytest
+import yaml
+
+from noiseda_basicsr import InputError, launch
+from noiseda_basicsr.fixes import apply_fixes
+from noiseda_basicsr.folders import FreshFolders
+
+TINY = Path(__file__).with_name('tiny.yml').read_text()
+
+
+@pytest.fixture
+def parse(tmp_path, monkeypatch):
+    """parse(text, *arguments, is_train) is what the launcher makes of an option file."""
+    apply_fixes()
+    monkeypatch.chdir(tmp_path)
+
+    def parse(text, *arguments, is_train=True):
+        Path('opt.yml').write_text(text)
+        monkeypatch.setattr('sys.argv', ['train.py', '-opt', 'opt.yml', *arguments])
+        return launch.parse_options(os.getcwd(), is_train)[0]
+
+    return parse
+
+
+FORCED = {  # --force_yml, what the message must hold
+    'total_iter as text': ('train:total_iter=abc', ['train:total_iter', "'abc'", 'whole number, 1 or more']),
+    'half an iteration': ('val:val_freq=2.5', ['val:val_freq', '2.5', 'whole number']),
+    'no frequency': ('logger:print_freq=0', ['logger:print_freq', '0', '1 or more']),
+    'nothing kept': ('logger:keep_last=0', ['logger:keep_last', '1 or more']),
+    'truth': ('train:total_iter=true', ['train:total_iter', 'True', 'whole number']),
+    'tile': ('val:tile=abc', ['val:tile', "'abc'"]),
+    'overlap': ('val:tile_overlap=-4', ['val:tile_overlap', '-4']),
+    'seed': ('manual_seed=null', ['manual_seed', 'None']),
+    'workers': ('datasets:train:num_worker_per_gpu=-1', ['datasets:train:num_worker_per_gpu', '-1']),
+    'prefetch': ('datasets:train:prefetch_mode=gpu', ['datasets:train:prefetch_mode', "'gpu'", 'cpu, cuda']),
+    'two equal signs': ('name=a=b', ['--force_yml', 'key=value']),
+    'no equal sign': ('name', ['--force_yml', 'key=value']),
+}
+
+
+@pytest.mark.parametrize('name', FORCED)
+def test_a_forced_mistake(name, parse):
+    option, fragments = FORCED[name]
+    with pytest.raises(InputError) as error:
+        parse(TINY, '--force_yml', option)
+    assert [fragment for fragment in fragments if fragment not in str(error.value)] == [], error.value
+
+
+EDITED = {  # of tiny.yml: what is replaced, by what, what the message must hold
+    'empty': (TINY, '', ['The option file']),
+    'empty path': ('path: {}', 'path:', ['The option file', 'empty']),
+    'empty data set': (TINY[TINY.index('    name: val'):TINY.index('network_g')], '', ['The option file', 'empty']),
+    'a list of folders': (
+        'dataroot_gt: gt\n    degradation', 'dataroot_gt: [a, b]\n    degradation', ['a path is a list']),
+    'a set to test on': ('  val:\n    name', '  test:\n    name', ['datasets:test', 'train, val']),
+    'a number as text': ('eps: 0.000001', 'eps: 1e-6', ['train:pixel_opt:eps', "'1e-6'", '!!float 1e-6']),
+    'a number as text in a list': ('lr: 0.001}\n  optim_diffusion', 'lr: 0.001, betas: [9e-1, 0.9]}\n  optim_diffusion',
+                                   ['train:optim_g:betas', "'9e-1'"]),
+    'no val_freq': ('  val_freq: 4\n', '', ['val:val_freq is missing']),
+    'no save_img': ('  save_img: true\n', '', ['val:save_img is missing']),
+    'no optimizer': ('  optim_g: {type: Adam, lr: 0.001}\n', '', ['train:optim_g is missing']),
+    'no save_checkpoint_freq': (', save_checkpoint_freq: 3', '', ['logger:save_checkpoint_freq is missing']),
+    'no name of a set': ('    name: val\n', '', ['datasets:val:name is missing']),
+    'no batch size': ('    batch_size_per_gpu: 2\n', '', ['datasets:train:batch_size_per_gpu is missing']),
+    'no workers': ('    num_worker_per_gpu: 1\n', '', ['datasets:train:num_worker_per_gpu is missing']),
+    'no model': ('model_type: NoiseDAModel\n', '', ['model_type is missing']),
+}
+
+
+@pytest.mark.parametrize('name', EDITED)
+def test_a_mistake_in_the_file(name, parse):
+    old, new, fragments = EDITED[name]
+    assert TINY.count(old) == 1
+    with pytest.raises(InputError) as error:
+        parse(TINY.replace(old, new))
+    assert [fragment for fragment in fragments if fragment not in str(error.value)] == [], error.value
+
+
+def test_what_is_right_passes_and_whole_numbers_are_ints(parse):
+    opt = parse(TINY.replace('total_iter: 8', 'total_iter: !!float 8e0').replace('name: tiny', "name: '1e-4'"))
+    assert (opt['train']['total_iter'], opt['name']) == (8, '1e-4')
+    assert isinstance(opt['train']['total_iter'], int)
+    assert yaml.safe_load('a: 1e-4') == {'a': '1e-4'}  # why numbers are looked for in texts
+    parse(TINY, '--force_yml', 'val:tile=null')
+
+
+@pytest.mark.parametrize(('launcher', 'variable'), [('pytorch', 'RANK'), ('slurm', 'SLURM_')])
+def test_a_launcher_without_its_environment(launcher, variable, parse, monkeypatch):
+    for name in ('RANK', 'SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(dist_util.mp, 'get_start_method', lambda **options: 'fork')  # BasicSR would set spawn for good
+    with pytest.raises(InputError, match=f'--launcher: .* torchrun .*{variable}'):
+        parse(TINY, '--launcher', launcher)
+
+
+def test_folders_of_a_run_that_came_to_nothing_are_taken_back(tmp_path, capsys):
+    old, logs = tmp_path / 'old', tmp_path / 'logs'
+    old.mkdir()
+    (old / 'net_g_latest.pth').write_text('weights')
+
+    def start(*results):
+        folders = FreshFolders()
+        for path in (old, logs):
+            folders.make(str(path))
+        for name in ('train.log', 'opt.yml', *results):
+            (old / name).write_text('')
+        (logs / 'events.out.tfevents.1').write_text('')
+        folders.take_back()
+
+    start()
+    assert [path.name for path in tmp_path.iterdir()] == ['old']
+    assert (old / 'net_g_latest.pth').read_text() == 'weights'
+    assert f'{old} is again what it was.' in capsys.readouterr().out
+    start('net_g_before_nan_1.pth')
+    assert sorted(path.name[:13] for path in tmp_path.iterdir()) == ['logs', 'old', 'old_archived_']
+    assert (old / 'net_g_before_nan_1.pth').exists() and not (old / 'net_g_latest.pth').exists()
