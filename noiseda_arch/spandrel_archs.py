@@ -7,6 +7,7 @@ module (see :mod:`noiseda_arch.padding`).
 import functools
 import importlib
 import inspect
+import json
 
 import basicsr.archs  # noqa: F401  registers BasicSR's networks first: they keep their names
 import safetensors
@@ -131,7 +132,7 @@ def SpandrelArch(path):  # noqa: N802  registered under this name
 
 
 def read_weights(path):
-    """The content of a .pth or .safetensors file.
+    """The content of a .pth or .safetensors file; of the latter as of a .pth, where the network is noted in it.
 
     Raises:
         InputError: It is missing or not readable.
@@ -139,7 +140,10 @@ def read_weights(path):
     if not path.endswith('.safetensors'):
         return load_checkpoint(path)
     try:
-        return safetensors.torch.load_file(path)
+        weights = safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, 'pt') as file:
+            network = (file.metadata() or {}).get('network_g')
+        return {'params': weights, 'network_g': json.loads(network)} if network else weights
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f'{path}: not a readable .safetensors file ({error}).') from error
 

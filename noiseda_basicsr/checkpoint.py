@@ -62,6 +62,8 @@ def load_checkpoint(path):
     Raises:
         InputError: The file is missing, truncated, or holds more than tensors and plain containers.
     """
+    if osp.isdir(path):
+        raise InputError(f'{path}: is a folder; give a file, models/net_g_latest.pth of an experiment for example.')
     if not osp.isfile(path):
         raise InputError(f'{path}: no such checkpoint file.')
     try:
@@ -71,6 +73,8 @@ def load_checkpoint(path):
             raise InputError(f'{path}: holds a Python object, {foreign[1]}, which could run code when loaded. Where it '
                              'comes from, save its state_dict() alone.') from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if 'weights_only' in reason:  # torch's advice to load it all the same
+            reason = 'nothing that torch.save writes'
         raise InputError(f'{path}: not a readable checkpoint ({reason}). It may be truncated; use another file.') \
             from error
 

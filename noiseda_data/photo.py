@@ -20,6 +20,7 @@ DTYPES = {'uchar': np.dtype(np.uint8), 'ushort': np.dtype(np.uint16)}
 PIXEL_FIELDS = {'width', 'height', 'bands', 'format', 'coding', 'interpretation', 'xoffset', 'yoffset', 'filename',
                 'vips-loader', 'bits-per-sample', 'palette', 'n-pages', 'page-height', 'interlaced', 'jpeg-multiscan',
                 'jpeg-chroma-subsample', 'orientation'}  # of the file that was read; the others describe the photo
+THUMBNAIL_FIELDS = ('exif-ifd1-', 'jpeg-thumbnail-data')  # how they begin
 
 
 class Photo:
@@ -163,6 +164,9 @@ class PhotoWriter:
         image = image.copy(xres=original.xres, yres=original.yres)
         for name in set(original.get_fields()) - PIXEL_FIELDS:
             image.set_type(original.get_typeof(name), name, original.get(name))
+        for name in image.get_fields():
+            if name.startswith(THUMBNAIL_FIELDS):  # of the degraded photo, not yet upright
+                image.remove(name)
         if 'exif-data' in original.get_fields():
             image.set_type(pyvips.GValue.gint_type, 'orientation', 1)
         return image
@@ -181,7 +185,8 @@ class PhotoWriter:
             yield
         except (OSError, pyvips.Error) as error:
             reason = ' '.join(str(error).split())
-            raise InputError(f'{self.path}: cannot be written ({reason}). Is the disk full?') from error
+            remedy = '' if isinstance(error, PermissionError) else ' Is the disk full?'
+            raise InputError(f'{self.path}: cannot be written ({reason}).{remedy}') from error
 
 
 def kind(path):

@@ -141,7 +141,8 @@ def find_weights(given):
     missing = [path for path in given if not osp.isfile(path)]
     if missing:
         raise InputError(f'{missing[0]}: no such weights.')
-    paths = [osp.abspath(path) for path in given or sorted(glob.glob(FOUND), key=osp.getmtime, reverse=True)]
+    found = [path for path in glob.glob(FOUND) if '_archived_' not in path]  # as BasicSR calls what it puts aside
+    paths = [osp.abspath(path) for path in given or sorted(found, key=osp.getmtime, reverse=True)]
     labels = ['/'.join([part for part in path.split(os.sep) if part != 'models'][-2:]) for path in paths]
     found = {label if labels.count(label) == 1 else path: path for label, path in zip(labels, paths, strict=True)}
     return found if given else {**found, LABEL: SHIPPED}

@@ -2,6 +2,7 @@
 import contextlib
 import copy
 import io
+import json
 import warnings
 from os import path as osp
 from unittest import mock
@@ -63,7 +64,8 @@ def _export_weights(net, path, network, half):
         atomic_save({'params': weights, **network_note('network_g', network)}, path)
     else:
         weights = {name: value.clone().contiguous() for name, value in weights.items()}  # none may share memory
-        safetensors.torch.save_file(weights, path, metadata={'format': 'pt'})
+        note = {key: json.dumps(value) for key, value in network_note('network_g', network).items()}
+        safetensors.torch.save_file(weights, path, metadata={'format': 'pt', **note})
     return _compare_in_spandrel(stored.float(), path) + told
 
 

@@ -39,7 +39,7 @@ def calculate_lpips(img, img2, weights=None, better=None):
     Raises:
         InputError: The weights are not to be had.
     """
-    net = _lpips_network(weights or os.environ.get(WEIGHTS_VARIABLE))
+    net = lpips_network(weights)
     device = next(net.parameters()).device
     with torch.no_grad():
         return net(_to_tensor(img, device), _to_tensor(img2, device)).item()
@@ -48,6 +48,18 @@ def calculate_lpips(img, img2, weights=None, better=None):
 def _to_tensor(image, device):
     rgb = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))
     return torch.from_numpy(rgb).to(device)[None].float() / 127.5 - 1
+
+
+def lpips_network(weights=None):
+    """LPIPS 0.1 with AlexNet.
+
+    Args:
+        weights (str): A file of AlexNet's. Default: what the environment names, else a download.
+
+    Raises:
+        InputError: The weights are not to be had.
+    """
+    return _lpips_network(weights or os.environ.get(WEIGHTS_VARIABLE))
 
 
 @functools.cache
@@ -60,7 +72,7 @@ def _lpips_network(weights):
             net = lpips.LPIPS(net='alex', pnet_rand=weights is not None, verbose=False)
     except OSError as error:
         raise InputError(f"LPIPS needs AlexNet's weights and they could not be downloaded ({error}). Set "
-                         f'{WEIGHTS_VARIABLE} to a file of them, or leave LPIPS out.') from error
+                         f'{WEIGHTS_VARIABLE} to a file of them, or leave LPIPS out (--no-lpips).') from error
     if weights is not None:
         _load_alexnet(net.net, load_checkpoint(weights), weights)
     return net.eval().to('cuda' if torch.cuda.is_available() else 'cpu')

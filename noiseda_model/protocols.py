@@ -19,6 +19,7 @@ from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_data.sidd import BlockStore, check_submission, save_submission
 from noiseda_data.store import open_one, to_float
 from noiseda_model.evaluation import METRICS, NO_TRUTH, measure
+from noiseda_model.metrics import lpips_network
 from noiseda_model.restorer import Restorer
 
 LUMA = {name: {**METRICS[name], 'test_y_channel': True} for name in ('PSNR', 'SSIM')}
@@ -209,6 +210,8 @@ def run(args):
     metrics = dict(protocol.metrics if truth else NO_TRUTH)
     if args.no_lpips:
         metrics.pop('LPIPS', None)
+    if 'LPIPS' in metrics:
+        lpips_network()  # that its weights are missing is no image's fault
     restored = {}
     if args.submit:
         check_submission(args.submit, truth.keys if truth else results.keys)

@@ -14,6 +14,7 @@ import psutil
 import torch
 from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
+from spandrel import UnsupportedModelError
 from tqdm import tqdm
 
 from noiseda_arch.padding import size_rule
@@ -26,6 +27,7 @@ from noiseda_model.inference import fitting_tile, restore_strips, self_ensemble
 from noiseda_model.options import check_networks, read_network, read_option_file
 
 SHIPPED = osp.join(osp.dirname(__file__), 'weights', 'denoise.pth')  # of noisy photos; README.md is beside it
+NOT_WRITTEN = ('.avif', '.bmp', '.dng', '.gif', '.heic', '.heif', '.jxl', '.ppm')  # endings that a folder hardly has
 OVERLAP = 32  # pixels that neighbouring tiles share; docs/restore.md has what it leaves of the seams
 
 
@@ -44,7 +46,7 @@ def load_trained(weights, option_file=None, key=None):
     content = read_weights(weights)
     network = network_of(content, option_file)
     if network is None:
-        net = SpandrelArch(weights)
+        net = _recognised(weights, content)
         if key is None:
             return net.eval()
     else:
@@ -63,6 +65,21 @@ def load_trained(weights, option_file=None, key=None):
         owner = option_file or 'the file itself'
         raise InputError(f'{weights}: does not fit network_g of {owner}. {reason}') from error
     return net.eval()
+
+
+def _recognised(weights, content):
+    """What spandrel makes of weights that do not say what they are."""
+    if 'network_diffusion' in content:
+        raise InputError(f'{weights}: is a diffusion network, of use in training only. Give the net_g_*.pth beside it.')
+    if 'optimizers' in content:
+        raise InputError(f'{weights}: is the state of a training. Give models/net_g_*.pth of the same experiment.')
+    try:
+        return SpandrelArch(weights)
+    except InputError as error:
+        if not isinstance(error.__cause__, UnsupportedModelError):
+            raise
+        raise InputError(f'{weights}: does not say what network it is of, and spandrel does not recognise it. Give the '
+                         'option file of its training with -opt.') from error
 
 
 def network_of(content, option_file=None):
@@ -249,6 +266,8 @@ def plan(inputs, out, ending=None):
             target = osp.join(out, stem + (ending or own))
             if osp.realpath(found.setdefault(target, path)) != osp.realpath(path):
                 raise InputError(f'{found[target]} and {path} would both become {target}; restore them one at a time.')
+    if kind(out) in NOT_WRITTEN and not osp.isdir(out):
+        raise InputError(f'-o {out}: cannot be written; the ending must be one of {", ".join(sorted(WRITERS))}.')
     if len(found) == 1 and kind(out) in WRITERS and not osp.isdir(out):
         found = dict(zip([out], found.values(), strict=True))
     sources = {osp.realpath(path) for path in found.values()}
@@ -272,6 +291,25 @@ def _expand(name, out):
     if not files:
         raise InputError(f'{name}: no photo there (looked for {" ".join(sorted(WRITERS))}).')
     return [(root, path) for path in files]
+
+
+def left_out(inputs):
+    """Files in the folders among ``inputs`` that are no photos to restore."""
+    walks = [os.walk(osp.expanduser(name)) for name in inputs if osp.isdir(osp.expanduser(name))]
+    return sorted(osp.join(parent, name) for walk in walks for parent, _, names in walk for name in names
+                  if kind(name) not in WRITERS and not name.startswith('.'))
+
+
+def make_folder(path):
+    """Before the first photo is restored in vain.
+
+    Raises:
+        InputError
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'{path}: this folder cannot be made ({error.strerror}). Choose another with -o.') from error
 
 
 def restore_files(restorer, files, quality=95):
@@ -365,6 +403,9 @@ def run(args):
     if args.opt and not args.weights:
         raise InputError(f'-opt {args.opt}: whose weights? Give them with --weights, or leave -opt out.')
     files = plan(args.input, args.out, args.format and f'.{args.format}')
+    if others := left_out(args.input):
+        kinds = ', '.join(sorted(ending[1:] for ending in WRITERS))
+        print(f'Left out, as of other kinds than {kinds}: {len(others)}, {others[0]} for example.')
     todo = {target: source for target, source in files.items() if args.overwrite or not osp.exists(target)}
     if len(todo) < len(files):
         print(f'{len(files) - len(todo)} of {len(files)} photos are restored already, with the weights given then; '
@@ -373,6 +414,7 @@ def run(args):
         return {}
     restorer = Restorer(args.weights or SHIPPED, args.opt, args.key, args.device, args.precision, args.tile,
                         args.overlap, args.batch, args.self_ensemble)
+    make_folder(osp.dirname(osp.abspath(next(iter(todo)))))
     how = f'tiles of {restorer.tile} pixels that share {restorer.overlap}' if restorer.tile else 'whole photos'
     source = args.weights or 'the shipped denoiser (--weights takes another)'
     print(f'{type(restorer.net).__name__} of {source} on {restorer.device}, {args.precision}, {how}.', flush=True)

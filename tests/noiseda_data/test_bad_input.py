@@ -10,6 +10,7 @@ import pytest
 from noiseda_basicsr import InputError
 from noiseda_data import PairedUnpairedDataset
 from noiseda_data.lmdb_writer import create_lmdb
+from noiseda_data.store import FolderStore, decode
 
 AWGN = {'type': 'awgn', 'sigma': 25}
 
@@ -41,6 +42,23 @@ def test_empty_folder(tmp_path):
     (tmp_path / 'photos' / 'scan.exr').write_bytes(b'\x76\x2f\x31\x01')
     folder = str(tmp_path / 'photos')
     fails('photos: no image in this folder', 'looked for .png .jpg', dataroot_gt=folder, degradation=AWGN)
+
+
+def test_linked_folders_are_read_once(tmp_path, image_folder):
+    elsewhere = image_folder('elsewhere', 3)
+    (tmp_path / 'photos/a').mkdir(parents=True)
+    os.symlink(elsewhere, tmp_path / 'photos/b')
+    os.symlink(tmp_path / 'photos', tmp_path / 'photos/a/back')
+    assert len(FolderStore(str(tmp_path / 'photos')).keys) == 3
+
+
+def test_more_pixels_than_opencv_takes(monkeypatch):
+    def refuse(*_):
+        cv2.resize(np.empty((0, 0)), (1, 1))  # one of OpenCV's own errors
+
+    monkeypatch.setattr(cv2, 'imdecode', refuse)
+    with pytest.raises(InputError, match=r'huge.png: cannot be decoded as an image \(.+\)'):
+        decode(b'image', 'huge.png')
 
 
 @pytest.mark.parametrize(('lost', 'words'), [

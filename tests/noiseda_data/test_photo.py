@@ -1,5 +1,6 @@
 """Photo and PhotoWriter: every pixel and all that is not pixels survives reading and writing."""
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -80,6 +81,29 @@ def test_the_result_is_upright_and_says_so(tmp_path, orientation):
         turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # PIL's numbers of FLIP_LEFT_RIGHT, ROTATE_180 ...
         expected = original.transpose(turn[orientation]) if orientation > 1 else original
         np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
+
+
+def test_the_thumbnail_of_the_degraded_photo_is_not_kept(tmp_path):
+    """EXIF with a second directory, of an embedded JPEG, as cameras write it."""
+    small = io.BytesIO()
+    Image.fromarray(COLOUR[:8, :8]).save(small, 'JPEG')
+    entries = [(ORIENTATION, 3, 6), (0x0103, 3, 6), (0x0201, 4, 80), (0x0202, 4, len(small.getvalue()))]
+
+    def directory(entries, following):
+        parts = [struct.pack('<HHII', tag, kind, 1, value) for tag, kind, value in sorted(entries)]
+        return struct.pack('<H', len(entries)) + b''.join(parts) + struct.pack('<I', following)
+
+    first = directory(entries[:1], 26)  # 8 bytes of header, 18 of this
+    exif = b'II*\0' + struct.pack('<I', 8) + first + directory(entries, 0)
+    exif = b'Exif\0\0' + exif + b'\0' * (80 - len(exif)) + small.getvalue()
+    Image.fromarray(COLOUR).save(tmp_path / 'in.jpg', exif=exif)
+    assert small.getvalue() in (tmp_path / 'in.jpg').read_bytes()
+    copy(tmp_path / 'in.jpg', tmp_path / 'out.jpg')
+    assert (tmp_path / 'out.jpg').read_bytes().count(b'\xff\xd8\xff') == 1  # the start of a JPEG
+    with Image.open(tmp_path / 'out.jpg') as image:
+        assert image.size == (20, 30)
+        assert image.getexif()[ORIENTATION] == 1
+        assert not image.getexif().get_ifd(1)
 
 
 @pytest.mark.parametrize('ending', ['.jpg', '.webp', '.tif', '.png'])

@@ -154,7 +154,8 @@ def test_weights_are_found_newest_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shipped = {'Noise of photos (shipped)': SHIPPED}
     assert find_weights([]) == shipped
-    for age, name in enumerate(['b/models/net_g_2.pth', 'a/models/net_g_1.pth', 'a/models/net_diffusion_1.pth']):
+    for age, name in enumerate(['b/models/net_g_2.pth', 'a/models/net_g_1.pth', 'a/models/net_diffusion_1.pth',
+                                'a_archived_20260101_000000/models/net_g_1.pth']):
         path = tmp_path / 'experiments' / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

@@ -89,6 +89,13 @@ def test_our_own_network_is_written_for_use_here(tmp_path):
         {key: value.tolist() for key, value in net.state_dict().items()}
 
 
+@pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
+def test_a_file_of_our_own_network_says_what_it_is(ending, tmp_path):
+    net, path = tiny('RestorationUNet'), str(tmp_path / f'net{ending}')
+    export(net, path, network={'type': 'RestorationUNet', **TINY['RestorationUNet']})
+    assert_same(load_trained(path), net, tolerance=0)
+
+
 def test_averaged_weights_are_taken_unless_others_are_asked_for(tmp_path):
     plain, average, path = tiny('NAFNet'), tiny('NAFNet'), str(tmp_path / 'net.pth')
     torch.save({'params': plain.state_dict(), 'params_ema': average.state_dict()}, path)

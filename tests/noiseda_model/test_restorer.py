@@ -227,6 +227,11 @@ def test_plan_for_one_photo_may_name_the_file(photos, tmp_path):
         target, f'{target}/below', f'{target}/below/deep'}
 
 
+def test_plan_takes_the_name_of_a_photo_it_cannot_write_for_a_mistake(photos):
+    with pytest.raises(InputError, match='-o better.HEIC: cannot be written; the ending must be one of .*.webp'):
+        plan([str(photos / 'a.png')], 'better.HEIC')
+
+
 def test_plan_leaves_earlier_results_out(photos):
     shutil.copytree(photos / 'below', photos / 'restored')
     assert set(plan([str(photos)], str(photos / 'restored')).values()) == {
@@ -308,6 +313,34 @@ def test_bad_arguments_are_told_in_one_line(weights, photos, tmp_path, arguments
     code = command(photos, '-o', tmp_path / 'out', '--weights', weights, *arguments)
     assert code.startswith('error: ') and words in code and len(code.splitlines()) == 1
     assert not (tmp_path / 'out').exists()
+
+
+def test_what_is_left_out_is_told(weights, photos, tmp_path, capsys):
+    (photos / 'below/a.NEF').write_bytes(b'raw')
+    (photos / '.hidden').write_bytes(b'')
+    assert command(photos, '-o', tmp_path / 'out', '--weights', weights) == 0
+    assert f'tiff, webp: 2, {photos}/below/a.NEF for example.' in capsys.readouterr().out
+    assert command(photos / 'a.png', '-o', tmp_path / 'one', '--weights', weights) == 0
+    assert 'Left out' not in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_made_is_told_once(weights, photos):
+    code = command(photos, '-o', photos / 'notes.txt', '--weights', weights)
+    assert code.startswith('error: ') and 'notes.txt: this folder cannot be made' in code and 'with -o' in code
+
+
+@pytest.mark.parametrize('name, words', [
+    ('models/net_diffusion_1.pth', 'is a diffusion network, .* Give the net_g_'),
+    ('training_states/1.state', 'is the state of a training. Give models/net_g_'),
+    ('models', 'is a folder; give a file, models/net_g_latest.pth'),
+    ('text.pth', r'not a readable checkpoint \(nothing that torch.save writes\)'),
+    ('bare.pth', 'does not say what network it is of, .* with -opt'),
+])
+def test_a_file_that_is_no_restoration_network_says_what_it_is(weights, tmp_path, name, words):
+    (tmp_path / 'text.pth').write_text('network_g: {type: NAFNet}')
+    torch.save(torch.load(weights)['params'], tmp_path / 'bare.pth')
+    with pytest.raises(InputError, match=f'{name}: {words}'):
+        load_trained(str(tmp_path / name))
 
 
 def test_an_option_file_needs_the_weights_it_is_of(photos, tmp_path):
