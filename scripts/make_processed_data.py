@@ -1,11 +1,12 @@
 """Write the controlled domain *processed* of docs/results.md: photos of a camera that works otherwise than ours.
 
-    python scripts/make_processed_data.py CLEAN OUT
+    python scripts/make_processed_data.py CLEAN OUT [--plain]
 
 Its processing is none of noiseda_data's degradations: a lens's blur, demosaicing along edges, noise reduction,
 sharpening, JPEG. CLEAN is a folder of clean photos, 512x512 or larger. Of every three, OUT gets one to test (its middle
 in ``processed_test``), one to validate and one to adapt to (its four corners, ``processed_train``). The truth, in
-``processed_truth_*``, is what the same camera makes of the scene without noise.
+``processed_truth_*``, is what the same camera makes of the scene without noise. With --plain it has no noise reduction,
+and less noise: ``plain_*``.
 """
 import argparse
 from os import path as osp
@@ -20,7 +21,7 @@ from noiseda_model.protocols import save_png
 
 SPLITS, CROP = ('test', 'val', 'train'), 512
 LENS = 1.2  # pixels
-SHOT = (0.0007, 0.008)  # variance per unit of signal
+SHOT, SHOT_PLAIN = (0.0007, 0.008), (0.0002, 0.003)  # variance per unit of signal
 BLACK, WHITE = 2048, 60000  # of the sensor at 16 bit; noise below black is kept
 GAMMA = np.float32(2.2)
 
@@ -29,23 +30,24 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('clean', metavar='CLEAN')
     parser.add_argument('out', metavar='OUT')
+    parser.add_argument('--plain', action='store_true', help='a camera without noise reduction')
     args = parser.parse_args(arguments)
     with errors_in_one_line():
         run(args)
 
 
 def run(args):
-    store = open_one(args.clean, 'CLEAN')
+    store, domain = open_one(args.clean, 'CLEAN'), 'plain' if args.plain else 'processed'
     for number, key in enumerate(store.keys):
         photo, split = store.read(key), SPLITS[number % len(SPLITS)]
         if min(photo.shape[:2]) < CROP:
             raise InputError(f'{store.location(key)} is smaller than {CROP}x{CROP}; take it out of {args.clean}.')
         for part, (top, left) in enumerate(corners(photo, split)):
             scene = cv2.GaussianBlur(to_float(photo[top:top + CROP, left:left + CROP]), (0, 0), LENS)
-            for folder, noisy in (('processed', True), ('processed_truth', False)):
+            for folder, noisy in ((domain, True), (f'{domain}_truth', False)):
                 rng = np.random.default_rng([1, number, part])  # the noise belongs to the photo
-                write(take(scene, rng, noisy), args.out, f'{folder}_{split}', f'{key}_{part}')
-    print(f'{args.out}: processed, of {len(store.keys)} photos.')
+                write(take(scene, rng, noisy, args.plain), args.out, f'{folder}_{split}', f'{key}_{part}')
+    print(f'{args.out}: {domain}, of {len(store.keys)} photos.')
 
 
 def corners(photo, split):
@@ -56,16 +58,16 @@ def corners(photo, split):
     return [(bottom // 2, right // 2)]
 
 
-def take(scene, rng, noisy):
+def take(scene, rng, noisy, plain=False):
     """A photo of ``scene``, both float32 (H, W, 3) in [0, 1]."""
     gains = np.array([rng.uniform(1.8, 2.4), 1, rng.uniform(1.4, 1.9)], np.float32)
     raw = mosaic(scene.clip(0, 1)**GAMMA / gains)
     if noisy:
-        shot = np.exp(rng.uniform(*np.log(SHOT)))
+        shot = np.exp(rng.uniform(*np.log(SHOT_PLAIN if plain else SHOT)))
         raw = raw + np.sqrt(shot * raw + 0.06 * shot**1.5 + 1e-6) * rng.standard_normal(raw.shape)
     bayer = (raw * (WHITE - BLACK) + BLACK).clip(0, 65535).round().astype(np.uint16)
     linear = (cv2.demosaicing(bayer, cv2.COLOR_BayerGR2RGB_EA).astype(np.float32) - BLACK) / (WHITE - BLACK)
-    finished = finish((linear * gains).clip(0, 1)**(1 / GAMMA))
+    finished = finish((linear * gains).clip(0, 1)**(1 / GAMMA), plain)
     return compress(finished, int(rng.integers(90, 98)))
 
 
@@ -76,13 +78,14 @@ def mosaic(image):
     return raw
 
 
-def finish(image):
-    """Noise reduction, of brightness by non-local means and of colour by a blur, then sharpening."""
+def finish(image, plain):
+    """Noise reduction, of brightness by non-local means and of colour by a blur, unless ``plain``; then sharpening."""
     luma, *chroma = np.moveaxis(cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb), 2, 0)
-    smooth = cv2.fastNlMeansDenoising((luma * 255).round().clip(0, 255).astype(np.uint8), None, 9, 3, 9)
-    luma = 0.3 * luma + 0.7 * smooth.astype(np.float32) / 255
+    if not plain:
+        smooth = cv2.fastNlMeansDenoising((luma * 255).round().clip(0, 255).astype(np.uint8), None, 9, 3, 9)
+        luma = 0.3 * luma + 0.7 * smooth.astype(np.float32) / 255
+        chroma = [cv2.GaussianBlur(channel, (0, 0), 0.8) for channel in chroma]
     luma = luma + 0.5 * (luma - cv2.GaussianBlur(luma, (0, 0), 1.2))
-    chroma = [cv2.GaussianBlur(channel, (0, 0), 0.8) for channel in chroma]
     return cv2.cvtColor(np.dstack([luma, *chroma]), cv2.COLOR_YCrCb2RGB).clip(0, 1).astype(np.float32)
 
 

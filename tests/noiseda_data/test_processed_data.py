@@ -32,6 +32,16 @@ def test_noise_has_no_mean_also_in_the_dark_and_grows_with_the_light():
     assert light > 1.5 * dark > 0
 
 
+def test_a_plain_camera_reduces_no_noise(monkeypatch):
+    scene, left = np.full((128, 128, 3), 0.5, np.float32), {}
+    for name in ('SHOT', 'SHOT_PLAIN'):
+        monkeypatch.setattr(script, name, (0.001, 0.001))
+    for plain in (False, True):
+        truth, photo = (script.take(scene, np.random.default_rng(3), noisy, plain) for noisy in (False, True))
+        left[plain] = (photo - truth).std()
+    assert left[True] > 1.7 * left[False]
+
+
 def test_each_split_and_its_truth(tmp_path, monkeypatch):
     monkeypatch.setattr(script, 'CROP', 32)
     write_images(tmp_path / 'clean', 3, seed=0)
