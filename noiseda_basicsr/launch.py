@@ -63,11 +63,19 @@ def show_to(watch):
     def create_and_keep(opt, logger):
         loaders = create_loaders(opt, logger)
         train_loader, watch.sampler = loaders[:2]
-        files = [handler.baseFilename for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
-        train_loader.worker_init_fn = partial(start_worker, train_loader.worker_init_fn, files)
+        train_loader.worker_init_fn = partial(start_worker, train_loader.worker_init_fn, shared_log_files(logger))
         return loaders
 
     basicsr.train.build_model, basicsr.train.create_train_val_dataloader = build_and_attach, create_and_keep
+
+
+def shared_log_files(logger):
+    """The files a logger writes, from now on at their end, so that other processes may write there, too."""
+    handlers = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
+    for handler in handlers:
+        handler.close()  # opened again by the next message
+        handler.mode = 'a'
+    return [handler.baseFilename for handler in handlers]
 
 
 def _run(pipeline, watch):

@@ -1,5 +1,6 @@
 """Each repair of BasicSR, against the fault it repairs."""
 import itertools
+import logging
 import os
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch.utils.data import Dataset
 
-from noiseda_basicsr import InputError, checkpoint, fixes, launch
+from noiseda_basicsr import InputError, checkpoint, fixes, launch, watch
 from noiseda_basicsr.sampler import ResumableSampler
 
 fixes.apply_fixes()
@@ -42,6 +43,23 @@ def test_prefetching_hands_on_what_a_worker_raises(workers):
     assert [next(batches).item(), next(batches).item()] == [0, 1]
     with pytest.raises(InputError, match='image 2 is broken'):
         next(batches)
+
+
+def test_workers_that_are_not_forked_write_to_the_log_file_too(tmp_path, monkeypatch):
+    """BasicSR's file would be written over where another process has written meanwhile."""
+    handler = logging.FileHandler(tmp_path / 'train.log', 'w')
+    ours, theirs = logging.Logger('ours'), logging.Logger('theirs')
+    ours.addHandler(handler)
+    theirs.addHandler(logging.StreamHandler())
+    monkeypatch.setattr(watch, 'get_root_logger', lambda: theirs)
+    monkeypatch.setattr(watch, 'SIGNALS', ())
+    ours.warning('before')
+    files = launch.shared_log_files(ours)
+    for worker in range(2):  # the second one finds its file open, as a forked one does
+        watch.start_worker(None, files, worker)
+    theirs.warning('image 3 is broken')
+    ours.warning('after')
+    assert (tmp_path / 'train.log').read_text().split('\n') == ['before', 'image 3 is broken', 'after', '']
 
 
 def test_a_failed_save_is_an_error_and_keeps_the_old_file(tmp_path, monkeypatch):
