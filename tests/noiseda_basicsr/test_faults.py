@@ -250,7 +250,7 @@ def test_only_the_last_states_and_the_best_network_are_kept(work):
     assert iterations_saved(work, 'kept') == [9, 12], output
     models = {path.name for path in (work / 'experiments/kept/models').iterdir()}
     assert models == {f'net_{net}_{label}.pth' for net in ('g', 'diffusion') for label in (9, 12, 'latest')} | {
-        'net_g_best.pth'}
+        'net_g_best.pth', 'net_g_best.json'}
 
 
 def test_out_of_memory_names_three_settings():
