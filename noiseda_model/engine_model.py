@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Subset
 from noiseda_basicsr import InputError, checkpoint
 from noiseda_model.engine import DTYPES, has_native_bf16, prepare_network
 from noiseda_model.inference import restore
-from noiseda_model.options import check_optimizer, check_training, differences, read_engine_options
+from noiseda_model.options import KNOWN_KEYS, check_optimizer, check_training, differences, read_engine_options
 
 STREAMS = ('lq', 'gt', 'real', 'ref')
 
@@ -28,11 +28,14 @@ class EngineModel(SRModel):
 
     A subclass gives ``joint_loss`` and calls :meth:`split_batch`, :meth:`backward` and :meth:`take_step`. Different
     besides: EMA with warm-up, of buffers too; validation that pads, tiles and is shared among processes; a non-finite
-    step is not taken; a resumed run follows the option file where it changed.
+    step is not taken; a resumed run follows the option file where it changed. Unknown keys of the option file are
+    refused; one with keys of its own adds them to ``known_keys``.
     """
 
+    known_keys = KNOWN_KEYS
+
     def init_training_settings(self):
-        check_training(self.opt)
+        check_training(self.opt, self.known_keys)
         self.engine = read_engine_options(self.opt)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.engine['precision'] == 'fp16')
         self.skipped_steps = 0

@@ -227,8 +227,12 @@ def check_optimizer(block, options):
     _bind(block, options['type'], inspect.signature(optimizer), ['params'], arguments)
 
 
-def check_training(opt):
+def check_training(opt, known_keys):
     """What EngineModel takes from train besides the optimizers, and no unknown key in the blocks around it.
+
+    Args:
+        opt (dict): Of a training.
+        known_keys (dict): Block -> its keys, :data:`KNOWN_KEYS` or more.
 
     Raises:
         InputError
@@ -244,7 +248,7 @@ def check_training(opt):
         _check_registered(f'train:{loss}', train[loss], LOSS_REGISTRY, [])
     if train.get('scheduler'):
         _check_scheduler(dict(train['scheduler']))
-    for block, known in KNOWN_KEYS.items():
+    for block, known in known_keys.items():
         _check_keys(block, opt.get(block) or {}, known)
 
 

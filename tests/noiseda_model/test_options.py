@@ -131,6 +131,16 @@ def test_the_defaults_are_the_papers(tmp_path):
     assert DIFFUSION_DEFAULTS['ramp_iters'] is None
 
 
+def test_a_subclass_may_have_keys_of_its_own(tmp_path):
+    class Mine(NoiseDAModel):
+        known_keys = {**NoiseDAModel.known_keys, 'train': (*NoiseDAModel.known_keys['train'], 'my_weight')}
+
+    opt = small_opt(tmp_path, train__my_weight=0.1)
+    assert Mine(opt).opt['train']['my_weight'] == 0.1
+    with pytest.raises(InputError, match='train: unknown key my_weight'):
+        NoiseDAModel(opt)
+
+
 def test_the_best_niqe_and_lpips_are_the_lowest(tmp_path):
     metrics = {'niqe': {'type': 'calculate_niqe', 'crop_border': 0}, 'lpips': {'type': 'calculate_lpips'},
                'psnr': {'type': 'calculate_psnr', 'crop_border': 0},
