@@ -42,6 +42,8 @@ def write_text(path, text):
     try:
         with open(f'{path}.partial', 'w') as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(f'{path}.partial', path)
     except OSError as error:
         raise InputError(f'{path}: cannot be written ({error.strerror}). Make room, then continue with '
@@ -49,11 +51,19 @@ def write_text(path, text):
 
 
 def read_json(path):
-    """What a JSON file holds; nothing where there is none."""
+    """What a JSON file holds; nothing where there is none.
+
+    Raises:
+        InputError
+    """
     if not osp.isfile(path):
         return {}
-    with open(path) as file:
-        return json.load(file)
+    try:
+        with open(path) as file:
+            return json.load(file)
+    except ValueError as error:
+        raise InputError(f'{path}: not readable as JSON ({error}). Remove it; the next validation writes it anew.') \
+            from error
 
 
 def load_checkpoint(path):
@@ -184,12 +194,13 @@ def load_resume_state(opt):
                          f"{opt['name']} goes on. Give it the name it had, or start a new one with the saved network "
                          'as path:pretrain_network_g.')
     newest = max(saved_iterations(folder), default=0)
-    if newest > state['iter'] and not opt['auto_resume']:
+    if newest > state['iter'] and not opt['auto_resume'] and opt['rank'] == 0:
         print(f"{folder} holds later states too, up to iteration {newest}, which --auto_resume "
               'would take. Remove those you give up.', flush=True)
     check_resume(opt, state['iter'])
+    ignored = opt['path'].get('ignore_resume_networks') or ()
     for key in opt['path']:  # these were of the pretrained file
-        if key.startswith('param_key'):
+        if key.startswith('param_key') and key.replace('param_key', 'network') not in ignored:
             opt['path'][key] = 'params'
     return state
 

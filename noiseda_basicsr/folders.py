@@ -3,6 +3,7 @@ import os
 import shutil
 from os import path as osp
 
+from basicsr.utils import get_root_logger
 from basicsr.utils.misc import get_time_str
 
 OF_A_START = ('.log', '.yml', '.yaml')  # endings of what is written before there is a result
@@ -13,23 +14,31 @@ class FreshFolders:
     """Folders made for a run, and where those of the same name went."""
 
     def __init__(self):
-        self.made = {}  # path -> where what it held was put aside, or None
+        self.made = {}  # path -> (which folder it is, where what it held before was put aside or None)
 
     def make(self, path):
         """basicsr.utils.misc.mkdir_and_rename that remembers."""
         aside = None
         if osp.exists(path):
             aside = f'{path}_archived_{get_time_str()}'
+            while osp.exists(aside):  # of the same second
+                aside += '_'
             print(f'{path} exists already; it is now {aside}.', flush=True)
             os.rename(path, aside)
         os.makedirs(path)
-        self.made[path] = aside
+        self.made[path] = os.stat(path).st_ino, aside
 
     def take_back(self):
-        """After an error: where nothing has come of the run, all is as it was before."""
-        if any(holds_a_result(path) for path in self.made):
+        """After an error: where nothing has come of the run, all is as it was before.
+
+        Another run may have put these folders aside in turn, and be at work there; then nothing is touched.
+        """
+        if any(not osp.isdir(path) or os.stat(path).st_ino != number or holds_a_result(path)
+               for path, (number, _) in self.made.items()):
             return
-        for path, aside in self.made.items():
+        for handler in get_root_logger().handlers:
+            handler.close()  # the log is one of the files
+        for path, (_, aside) in self.made.items():
             shutil.rmtree(path, ignore_errors=True)
             if aside and not osp.exists(path):
                 os.rename(aside, path)

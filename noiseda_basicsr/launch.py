@@ -86,7 +86,8 @@ def _run(pipeline, watch):
         pipeline(os.getcwd())
     except Exception as error:
         watch.save_after_error()
-        folders.take_back()
+        if not watch.finished:
+            folders.take_back()
         message = explain(error)
         if message is None:
             traceback.print_exc()
@@ -116,8 +117,8 @@ def parse_options(root_path, is_train=True):
             raise _not_launched(error) from error
         raise InputError(f'The option file lacks the key {error}.') from error
     except (AttributeError, TypeError) as error:
-        raise InputError('The option file: a block that should hold keys is empty or a single value, or a path is a '
-                         f'list ({error}).') from error
+        raise InputError('The option file: a block that should hold keys is empty or a single value, or name or a path '
+                         f'is a number or a list ({error}).') from error
     except ValueError as error:
         if 'environment variable' in str(error):
             raise _not_launched(error) from error

@@ -21,7 +21,9 @@ WHOLE_NUMBERS = {  # key -> the least it may be
     'logger:save_checkpoint_freq': 1,
     'logger:keep_last': 1,
 }
-MAY_BE_EMPTY = ('val:tile', 'logger:keep_last')
+MAY_BE_EMPTY = ('datasets:train:gt_size', 'val:tile', 'logger:keep_last')
+ARE_TEXT = ('name', 'suffix', 'resume_id', 'dataroot', 'pretrain')  # how keys begin whose values may look like numbers
+NUMBER = re.compile(r'[+-]?\d+(\.\d*)?[eE][+-]?\d+')
 PREFETCH_MODES = (None, 'cpu', 'cuda')
 MISSING = object()
 
@@ -47,7 +49,7 @@ def check_option_file(opt):
     for key, least in WHOLE_NUMBERS.items():
         check_whole_number(opt, key, least)
     for phase in opt['datasets']:
-        if opt['is_train'] and phase.split('_')[0] not in ('train', 'val'):
+        if opt['is_train'] and phase != 'train' and phase.split('_')[0] != 'val':
             raise InputError(f'datasets:{phase}: a training knows train, val, val_2 and so on.')
     mode = opt['datasets'].get('train', {}).get('prefetch_mode')
     if mode not in PREFETCH_MODES:
@@ -68,7 +70,8 @@ def check_whole_number(opt, key, least):
     value = look_up(opt, key)
     if value is MISSING or (value is None and key in MAY_BE_EMPTY):
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < least:
+    is_whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value % 1 == 0  # so not inf, nan
+    if not is_whole or value < least:
         raise InputError(f'{key} is {value!r}; it must be a whole number, {least} or more.')
     *blocks, last = key.split(':')
     (look_up(opt, ':'.join(blocks)) if blocks else opt)[last] = int(value)
@@ -82,5 +85,5 @@ def check_numbers_are_no_text(value, key=''):
     elif isinstance(value, list):
         for inner in value:
             check_numbers_are_no_text(inner, key)
-    elif key != 'name' and isinstance(value, str) and re.fullmatch(r'[+-]?\d+(\.\d*)?[eE][+-]?\d+', value):
+    elif isinstance(value, str) and NUMBER.fullmatch(value) and not key.split(':')[-1].startswith(ARE_TEXT):
         raise InputError(f'{key} is {value!r}, which YAML takes for text; write !!float {value}.')

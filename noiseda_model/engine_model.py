@@ -318,7 +318,10 @@ class EngineModel(SRModel):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # no step of an optimizer lies between
             for scheduler in self.schedulers:
-                for _ in range(iterations - 1):  # BasicSR's first iteration takes none
+                for iteration in range(2, iterations + 1):  # BasicSR's first iteration takes no step
+                    if iteration == self.opt['train'].get('warmup_iter'):
+                        for group in scheduler.optimizer.param_groups:
+                            group['lr'] = group['initial_lr']
                     scheduler.step()
 
     def best_until(self, resume_state):
@@ -328,4 +331,6 @@ class EngineModel(SRModel):
             kept = {metric: record for metric, record in records.items() if record['iter'] <= resume_state['iter']}
             best[name] = {**best.get(name, {}), **kept}
         metrics = (self.opt.get('val') or {}).get('metrics') or {}
-        return {name: of for name, of in best.items() if set(of) == set(metrics)}
+        better = {metric: options.get('better', 'higher') for metric, options in metrics.items()}
+        return {name: of for name, of in best.items()
+                if {metric: record['better'] for metric, record in of.items()} == better}

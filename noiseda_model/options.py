@@ -245,19 +245,21 @@ def check_training(opt, known_keys):
         raise InputError("train:pixel_opt, the restoration loss, is missing; the paper's is {type: CharbonnierLoss, "
                          'eps: !!float 1e-6}.')
     for loss in losses:
-        _check_registered(f'train:{loss}', train[loss], LOSS_REGISTRY, [])
+        _check_registered(f'train:{loss}', train[loss], LOSS_REGISTRY)
     if train.get('scheduler'):
         _check_scheduler(dict(train['scheduler']))
     for block, known in known_keys.items():
-        _check_keys(block, opt.get(block) or {}, known)
+        _check_keys(block, {key for key, value in (opt.get(block) or {}).items() if value is not None}, known)
 
 
-def _check_registered(block, options, registry, given):
+def _check_registered(block, options, registry, images=()):
     if not isinstance(options, dict) or 'type' not in options:
         raise InputError(f'{block} is {options!r}; it must be a block with the key type.')
-    arguments = dict(options)
-    name = arguments.pop('type')
-    _bind(block, name, inspect.signature(registry.get(name)), given, arguments)
+    signature = inspect.signature(registry.get(options['type']))
+    arguments = {key: None for key in images if key in signature.parameters}  # a metric without truth takes one alone
+    arguments.update((key, value) for key, value in options.items() if key != 'type')
+    _bind(block, options['type'], signature, (), arguments)
+    return signature.parameters.values()
 
 
 def _check_scheduler(arguments):
@@ -277,9 +279,9 @@ def check_validation(opt):
         raise InputError('val:val_freq, the iterations between two validations, is missing.')
     metrics = (opt.get('val') or {}).get('metrics') or {}
     for name, metric in metrics.items():
-        images = ['img'] if isinstance(metric, dict) and metric.get('type') == 'calculate_niqe' else ['img', 'img2']
-        _check_registered(f'val:metrics:{name}', metric, METRIC_REGISTRY, images)
-        if any(word in metric['type'] for word in LOWER_IS_BETTER):
+        parameters = _check_registered(f'val:metrics:{name}', metric, METRIC_REGISTRY, ('img', 'img2'))
+        may_be_told = any(p.name == 'better' or p.kind is p.VAR_KEYWORD for p in parameters)
+        if may_be_told and any(word in metric['type'] for word in LOWER_IS_BETTER):
             metric.setdefault('better', 'lower')
     metrics = [metric['type'] for metric in metrics.values() if metric['type'] != 'calculate_niqe']
     for phase, data_set in opt.get('datasets', {}).items():

@@ -99,6 +99,41 @@ def test_two_processes_train_and_validate(work):
     assert 'Validation val' in process.stdout
 
 
+FAILING_LOSS = """
+import noiseda_model
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import nn
+
+PLUGIN = 'failing_loss'
+
+@LOSS_REGISTRY.register()
+class FailingLoss(nn.Module):
+    calls = 0
+
+    def forward(self, image, target):
+        self.calls += 1
+        assert self.calls < 3
+        return (image - target).abs().mean()
+"""
+
+
+def test_a_start_that_fails_leaves_the_earlier_run_and_a_crash_its_log(work):
+    train(work, '--force_yml', 'train:total_iter=3')
+    output = train(work, '--force_yml', 'train:optim_g:type=Adamx', expect=2)
+    assert 'error: train:optim_g:type' in output and 'experiments/tiny is again what it was.' in output
+    assert [path.name for path in (work / 'experiments').iterdir()] == ['tiny']
+    assert [path.name for path in (work / 'tb_logger').iterdir()] == ['tiny']
+    assert (work / 'experiments/tiny/models/net_g_latest.pth').is_file()
+
+    (work / 'failing_loss.py').write_text(FAILING_LOSS)
+    options = TINY.read_text().replace('noiseda_model.PLUGIN', 'failing_loss.PLUGIN')
+    (work / 'failing.yml').write_text(options.replace('{type: CharbonnierLoss, eps: 0.000001}', '{type: FailingLoss}'))
+    process = run([TRAIN, '-opt', 'failing.yml'], work, {'PYTHONPATH': f'{work}:{ROOT}'})
+    assert process.returncode == 1 and 'AssertionError' in process.stdout
+    assert sorted(path.name[:13] for path in (work / 'experiments').iterdir()) == ['tiny', 'tiny_archived']
+    assert 'iter:       2' in next((work / 'experiments/tiny').glob('*.log')).read_text()
+
+
 def test_debug_flag(work):
     train(work, '--debug', '--force_yml', 'train:total_iter=1')
     assert (work / 'experiments/debug_tiny/models/net_g_latest.pth').is_file()

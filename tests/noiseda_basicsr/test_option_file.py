@@ -56,7 +56,7 @@ EDITED = {  # of tiny.yml: what is replaced, by what, what the message must hold
     'empty path': ('path: {}', 'path:', ['The option file', 'empty']),
     'empty data set': (TINY[TINY.index('    name: val'):TINY.index('network_g')], '', ['The option file', 'empty']),
     'a list of folders': (
-        'dataroot_gt: gt\n    degradation', 'dataroot_gt: [a, b]\n    degradation', ['a path is a list']),
+        'dataroot_gt: gt\n    degradation', 'dataroot_gt: [a, b]\n    degradation', ['a path is a number or a list']),
     'a set to test on': ('  val:\n    name', '  test:\n    name', ['datasets:test', 'train, val']),
     'a number as text': ('eps: 0.000001', 'eps: 1e-6', ['train:pixel_opt:eps', "'1e-6'", '!!float 1e-6']),
     'a number as text in a list': ('lr: 0.001}\n  optim_diffusion', 'lr: 0.001, betas: [9e-1, 0.9]}\n  optim_diffusion',
@@ -66,6 +66,9 @@ EDITED = {  # of tiny.yml: what is replaced, by what, what the message must hold
     'no optimizer': ('  optim_g: {type: Adam, lr: 0.001}\n', '', ['train:optim_g is missing']),
     'no save_checkpoint_freq': (', save_checkpoint_freq: 3', '', ['logger:save_checkpoint_freq is missing']),
     'no name of a set': ('    name: val\n', '', ['datasets:val:name is missing']),
+    'a number for a name': ('name: tiny\n', 'name: 20261127\n', ['The option file', 'name', 'is a number']),
+    'no end': ('total_iter: 8', 'total_iter: .inf', ['train:total_iter', 'inf', 'whole number']),
+    'two sets to train on': ('  val:\n    name', '  train_2:\n    name', ['datasets:train_2', 'train, val']),
     'no batch size': ('    batch_size_per_gpu: 2\n', '', ['datasets:train:batch_size_per_gpu is missing']),
     'no workers': ('    num_worker_per_gpu: 1\n', '', ['datasets:train:num_worker_per_gpu is missing']),
     'no model': ('model_type: NoiseDAModel\n', '', ['model_type is missing']),
@@ -86,7 +89,8 @@ def test_what_is_right_passes_and_whole_numbers_are_ints(parse):
     assert (opt['train']['total_iter'], opt['name']) == (8, '1e-4')
     assert isinstance(opt['train']['total_iter'], int)
     assert yaml.safe_load('a: 1e-4') == {'a': '1e-4'}  # why numbers are looked for in texts
-    parse(TINY, '--force_yml', 'val:tile=null')
+    parse(TINY, '--force_yml', 'val:tile=null', 'datasets:train:gt_size=null')
+    parse(TINY.replace('dataroot_gt: gt\n    degr', "dataroot_gt: '1e5'\n    degr").replace('name: val', "name: '2e3'"))
 
 
 @pytest.mark.parametrize(('launcher', 'variable'), [('pytorch', 'RANK'), ('slurm', 'SLURM_')])
@@ -119,3 +123,14 @@ def test_folders_of_a_run_that_came_to_nothing_are_taken_back(tmp_path, capsys):
     start('net_g_before_nan_1.pth')
     assert sorted(path.name[:13] for path in tmp_path.iterdir()) == ['logs', 'old', 'old_archived_']
     assert (old / 'net_g_before_nan_1.pth').exists() and not (old / 'net_g_latest.pth').exists()
+
+
+def test_what_another_run_has_put_aside_is_left_to_it(tmp_path):
+    ours, path = FreshFolders(), tmp_path / 'run'
+    path.mkdir()
+    (path / 'oldest').touch()
+    ours.make(str(path))
+    FreshFolders().make(str(path))  # within the same second, too
+    (path / 'train.log').touch()
+    ours.take_back()
+    assert (path / 'train.log').exists() and len(list(tmp_path.iterdir())) == 3

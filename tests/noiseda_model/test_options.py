@@ -4,6 +4,8 @@ import logging
 
 import pytest
 import torch
+from basicsr.metrics import calculate_metric
+from basicsr.utils.registry import METRIC_REGISTRY
 
 from noiseda_basicsr import InputError
 from noiseda_basicsr.fixes import apply_fixes
@@ -147,6 +149,25 @@ def test_the_best_niqe_and_lpips_are_the_lowest(tmp_path):
                'odd': {'type': 'calculate_niqe', 'crop_border': 0, 'better': 'higher'}}
     check_validation(small_opt(tmp_path, **val(metrics=metrics)))
     assert [metric.get('better', 'higher') for metric in metrics.values()] == ['lower', 'lower', 'higher', 'higher']
+
+
+@METRIC_REGISTRY.register()
+def calculate_no_truth(img, crop_border, **kwargs):
+    return 0
+
+
+@METRIC_REGISTRY.register()
+def calculate_my_lpips(*, img, img2):
+    return 0
+
+
+def test_metrics_of_ones_own_are_taken_as_basicsr_calls_them(tmp_path):
+    metrics = {'a': {'type': 'calculate_no_truth', 'crop_border': 0}, 'b': {'type': 'calculate_my_lpips'}}
+    check_validation(small_opt(tmp_path, **val(metrics=metrics)))
+    images = {'img': None, 'img2': None}
+    assert [calculate_metric(images, metric) for metric in metrics.values()] == [0, 0]
+    with pytest.raises(InputError, match='val:metrics:a: .*crop_border'):
+        check_validation(small_opt(tmp_path, **val(metrics={'a': {'type': 'calculate_no_truth'}})))
 
 
 def test_tiles_are_advised_against_where_spandrel_does(tmp_path, caplog):

@@ -55,6 +55,7 @@ RATES = {
     'another rate': {'train__scheduler': COSINE, 'train__optim_g': {'type': 'Adam', 'lr': 3e-4}},
     'warm-up': {'train__warmup_iter': 5},
     'warm-up, steps': {'train__warmup_iter': 2, 'train__scheduler': STEPS},
+    'a step within the warm-up': {'train__warmup_iter': 4, 'train__scheduler': STEPS},
     'warm-up, cosine': {'train__warmup_iter': 5, 'train__scheduler': COSINE},
 }
 
@@ -118,6 +119,32 @@ def test_the_best_figures_are_those_until_the_state(tmp_path):
     assert (tmp_path / 'models/net_g_best.pth').is_file()
 
 
+@pytest.mark.parametrize('before_validation', [False, True])
+def test_a_newer_record_of_the_file_counts_and_one_that_is_better_otherwise_does_not(before_validation, tmp_path):
+    model = save(tmp_path)
+    old, new = ({'better': 'higher', 'val': value, 'iter': iteration} for value, iteration in ((30.0, 1), (31.0, 3)))
+    state = tmp_path / f'training_states/{SAVED}.state'
+    best = {} if before_validation else {'val': {'psnr': old}}
+    torch.save({**torch.load(state), 'best': json.dumps(best)}, state)
+    model.best_metric_results = {'val': {'psnr': new}}
+    model.save_best(SAVED)
+    psnr = {'type': 'calculate_psnr', 'crop_border': 0}
+    for options, expected in ((psnr, {'val': {'psnr': new}}), ({**psnr, 'better': 'lower'}, {})):
+        resumed, _ = resume(tmp_path, val={'val_freq': 1, 'save_img': False, 'metrics': {'psnr': options}})
+        assert resumed.best_metric_results == expected
+    (tmp_path / 'models/net_g_best.json').write_text('')
+    with pytest.raises(InputError, match='net_g_best.json: not readable as JSON .* Remove it'):
+        resume(tmp_path)
+
+
+def test_only_process_0_writes_the_record(tmp_path):
+    model = build(small_opt(tmp_path))
+    model.best_metric_results = {'val': {'psnr': {'better': 'higher', 'val': 30.0, 'iter': 1}}}
+    model.opt['rank'] = 1
+    model.save_best(2)
+    assert not (tmp_path / 'models/net_g_best.json').exists()
+
+
 def test_pruning_leaves_what_lies_ahead(tmp_path):
     model = save(tmp_path)
     for iteration in (1, 2, 8):
@@ -134,6 +161,9 @@ def test_a_chosen_state_tells_of_later_ones_and_wants_its_folder(tmp_path, capsy
     model.save(0, 8)
     resume(tmp_path)
     assert 'holds later states too, up to iteration 8' in capsys.readouterr().out
+    path = {name: str(tmp_path / name) for name in ('models', 'training_states')}
+    load_resume_state({**small_opt(tmp_path), 'auto_resume': True, 'network_diffusion': {}, 'path': path})
+    assert 'later states' not in capsys.readouterr().out
     opt = small_opt(tmp_path, path__resume_state=str(tmp_path / 'training_states' / f'{SAVED}.state'))
     opt['path']['training_states'] = str(tmp_path / 'other')
     with pytest.raises(InputError, match='path:resume_state is .*where a training called small goes on'):
