@@ -317,12 +317,8 @@ class EngineModel(SRModel):
         """The learning rates of a training that had this option file from its beginning."""
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # no step of an optimizer lies between
-            for scheduler in self.schedulers:
-                for iteration in range(2, iterations + 1):  # BasicSR's first iteration takes no step
-                    if iteration == self.opt['train'].get('warmup_iter'):
-                        for group in scheduler.optimizer.param_groups:
-                            group['lr'] = group['initial_lr']
-                    scheduler.step()
+            for iteration in range(1, iterations + 1):
+                EngineModel.update_learning_rate(self, iteration, self.opt['train'].get('warmup_iter', -1))
 
     def best_until(self, resume_state):
         """The best figures of the iterations up to the state's, of metrics that are those of the option file."""
