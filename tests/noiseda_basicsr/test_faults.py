@@ -163,6 +163,9 @@ def test_a_state_of_any_name_and_another_batch_size_is_resumed_to_the_end(work):
 def test_the_last_validation_bears_the_last_iteration_and_is_made_once(work):
     output = run([*command('validated', 'datasets:train:num_worker_per_gpu=0', total=4), 'val:val_freq=4'], work).stdout
     assert output.count('# psnr') == 1 and '@ 4 iter' in output and '@ 5 iter' not in output, output
+    saved = iterations_saved(work, 'validated')[-1]
+    output = run(command('validated', 'datasets:train:num_worker_per_gpu=0', total=saved - 1), work).stdout
+    assert f'@ {saved} iter' in output and f'@ {saved - 1} iter' not in output, output  # resumed past its end
 
 
 def test_an_error_of_one_process_stops_all_after_the_same_iteration_with_a_saved_state(tmp_path):

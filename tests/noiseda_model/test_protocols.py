@@ -296,6 +296,12 @@ def test_wrong_arguments(arguments, message, test_set, network, tmp_path):
     assert not list((tmp_path / 'out').glob('*'))
 
 
+def test_missing_weights_of_lpips_are_no_images_fault(test_set, tmp_path, monkeypatch):
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path / 'alexnet.pth'))
+    with pytest.raises(SystemExit, match='^error: [^:]*alexnet.pth: no such file of AlexNet weights'):
+        main(['--protocol', 'folder', '--out', str(tmp_path / 'out'), '--results', test_set[1], '--gt', test_set[0]])
+
+
 def test_weights_that_name_their_network_need_no_option_file(test_set, network, tmp_path):
     option_file, net_g = network
     gt, lq = test_set
