@@ -88,7 +88,9 @@ def kill_drill(folder, args):
 
 
 def same(one, other):
-    return all((value == other[entry][name]).all() for entry, weights in one.items() for name, value in weights.items())
+    """Whether two files of networks hold the same weights; what else they hold says which network it is."""
+    return all((value == other[key][name]).all()
+               for key in one if key.startswith('params') for name, value in one[key].items())
 
 
 def soak_drill(folder, args):

@@ -1,4 +1,5 @@
 """What ends a run, and what is left of it: signals, kills, broken images, dead processes, changed options."""
+import importlib.util
 import os
 import random
 import re
@@ -254,6 +255,18 @@ def test_only_the_last_states_and_the_best_network_are_kept(work):
     models = {path.name for path in (work / 'experiments/kept/models').iterdir()}
     assert models == {f'net_{net}_{label}.pth' for net in ('g', 'diffusion') for label in (9, 12, 'latest')} | {
         'net_g_best.pth', 'net_g_best.json'}
+
+
+def test_the_drill_tells_equal_networks_from_others():
+    spec = importlib.util.spec_from_file_location('drill', ROOT / 'scripts/drill.py')
+    drill = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(drill)
+
+    def saved(value):
+        return {'params': {'weight': torch.ones(2)}, 'params_ema': {'weight': torch.tensor([1.0, value])},
+                'network_g': {'type': 'RestorationUNet', 'width': 4}}
+
+    assert drill.same(saved(1), saved(1)) and not drill.same(saved(1), saved(2))
 
 
 def test_out_of_memory_names_three_settings():
