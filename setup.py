@@ -53,7 +53,7 @@ setup(
             'noiseda-measure = noiseda_data.measure:main',
             'noiseda-prepare = noiseda_data.prepare:main',
             'noiseda-report = noiseda_model.report.command:main',
-            'noiseda-restore = noiseda_model.restorer:main',
+            'noiseda-restore = noiseda_model.restore_command:main',
             'noiseda-select = noiseda_model.selection:main',
             'noiseda-train = noiseda_model.cli:train',
             'noiseda-test = noiseda_model.cli:test',

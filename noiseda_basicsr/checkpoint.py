@@ -1,4 +1,5 @@
 """Checkpoints that are written whole or not at all, and found again after a crash."""
+import contextlib
 import json
 import os
 import re
@@ -12,8 +13,9 @@ from basicsr.utils.misc import check_resume
 from noiseda_basicsr.errors import InputError
 
 
-def atomic_save(content, path):
-    """``torch.save`` that leaves either the old file or the complete new one.
+@contextlib.contextmanager
+def written_whole(path, mode='w'):
+    """A file to write, of which either the old or the complete new one is left.
 
     Raises:
         InputError: The file could not be written (a full disk, say); the old file is untouched.
@@ -21,33 +23,22 @@ def atomic_save(content, path):
     partial = f'{path}.partial'
     try:
         os.makedirs(osp.dirname(osp.abspath(path)), exist_ok=True)
-        with open(partial, 'wb') as file:
-            torch.save(content, file)
+        with open(partial, mode) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:
         if osp.exists(partial):
             os.remove(partial)
-        raise InputError(f'{path}: the checkpoint could not be written ({error}). '
+        raise InputError(f'{path}: could not be written ({error}). '
                          'Make room, then continue with --auto_resume; earlier checkpoints are intact.') from error
 
 
-def write_text(path, text):
-    """Write a small file whole or not at all.
-
-    Raises:
-        InputError: It could not be written.
-    """
-    try:
-        with open(f'{path}.partial', 'w') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(f'{path}.partial', path)
-    except OSError as error:
-        raise InputError(f'{path}: cannot be written ({error.strerror}). Make room, then continue with '
-                         '--auto_resume.') from error
+def atomic_save(content, path):
+    """``torch.save`` by :func:`written_whole`."""
+    with written_whole(path, 'wb') as file:
+        torch.save(content, file)
 
 
 def read_json(path):

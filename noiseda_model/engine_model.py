@@ -239,7 +239,8 @@ class EngineModel(SRModel):
         if next(iter(records.values()), {}).get('iter') == current_iter:
             self.save_restoration_network('best')
         if records and self.opt['rank'] == 0:
-            checkpoint.write_text(self.record_file(), json.dumps(self.best_metric_results))
+            with checkpoint.written_whole(self.record_file()) as file:
+                json.dump(self.best_metric_results, file)
 
     def record_file(self):
         """Where the best figures so far are kept; the state of an iteration is saved before it is validated."""

@@ -11,7 +11,8 @@ from noiseda_data.photo import Photo
 from noiseda_data.store import to_float
 from noiseda_model.benchmark import highest_resident
 from noiseda_model.inference import restore
-from noiseda_model.restorer import Restorer, restore_files
+from noiseda_model.restore_command import restore_files
+from noiseda_model.restorer import Restorer
 
 
 def make_photo(source, megapixels, path):

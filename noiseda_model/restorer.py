@@ -1,12 +1,5 @@
-"""A trained network on photos, and the command noiseda-restore."""
-import argparse
+"""A trained network on photos."""
 import copy
-import glob
-import os
-import re
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from os import path as osp
 
 import numpy as np
@@ -15,19 +8,17 @@ import torch
 from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
 from spandrel import UnsupportedModelError
-from tqdm import tqdm
 
 from noiseda_arch.padding import size_rule
 from noiseda_arch.spandrel_archs import SpandrelArch, read_weights
 from noiseda_basicsr import InputError
-from noiseda_data.photo import WRITERS, Photo, PhotoWriter, kind
+from noiseda_data.photo import Photo, PhotoWriter
 from noiseda_data.store import to_float
 from noiseda_model.engine import DTYPES
 from noiseda_model.inference import fitting_tile, restore_strips, self_ensemble
 from noiseda_model.options import check_networks, read_network, read_option_file
 
 SHIPPED = osp.join(osp.dirname(__file__), 'weights', 'denoise.pth')  # of noisy photos; README.md is beside it
-NOT_WRITTEN = ('.avif', '.bmp', '.dng', '.gif', '.heic', '.heif', '.jxl', '.ppm')  # endings that a folder hardly has
 OVERLAP = 32  # pixels that neighbouring tiles share; docs/restore.md has what it leaves of the seams
 
 
@@ -240,189 +231,3 @@ def _validation_options(option_file):
     if option_file is None:
         return {}
     return read_option_file(option_file).get('val') or {}
-
-
-# ---------------------------------------------------------------------- the command
-
-
-def plan(inputs, out, ending=None):
-    """Which file becomes which.
-
-    Args:
-        inputs (list[str]): Files, folders (everything below), or patterns such as ``photos/**/*.jpg``.
-        out (str): A folder; what lies below an input folder keeps its place. Or a file, for a single one.
-        ending (str): Of all outputs, '.png' say. Default: each keeps its own.
-
-    Returns:
-        dict: Target -> source, in order.
-
-    Raises:
-        InputError: Nothing is found, two sources have one target, or a target is one of the sources.
-    """
-    found = {}
-    for name in inputs:
-        for root, path in _expand(osp.expanduser(name), out):
-            stem, own = osp.splitext(osp.relpath(path, root))
-            target = osp.join(out, stem + (ending or own))
-            if osp.realpath(found.setdefault(target, path)) != osp.realpath(path):
-                raise InputError(f'{found[target]} and {path} would both become {target}; restore them one at a time.')
-    if kind(out) in NOT_WRITTEN and not osp.isdir(out):
-        raise InputError(f'-o {out}: cannot be written; the ending must be one of {", ".join(sorted(WRITERS))}.')
-    if len(found) == 1 and kind(out) in WRITERS and not osp.isdir(out):
-        found = dict(zip([out], found.values(), strict=True))
-    sources = {osp.realpath(path) for path in found.values()}
-    for target in found:
-        if osp.realpath(target) in sources:
-            raise InputError(f'-o {out}: {target} is to be restored and would be overwritten; choose another folder.')
-    return found
-
-
-def _expand(name, out):
-    """(folder that keeps the structure below it, file) for each photo of one input."""
-    if osp.isfile(name):
-        return [(osp.dirname(name), name)]
-    if osp.isdir(name):
-        root, pattern = name, osp.join(glob.escape(name), '**', '*')
-    else:
-        root, pattern = osp.dirname(re.split(r'[*?\[]', name)[0]), name
-    files = sorted(path for path in glob.glob(pattern, recursive=True) if kind(path) in WRITERS and osp.isfile(path))
-    if osp.realpath(root) != osp.realpath(out):  # leave out what an earlier run wrote to a folder in there
-        files = [path for path in files if not osp.realpath(path).startswith(osp.realpath(out) + os.sep)]
-    if not files:
-        raise InputError(f'{name}: no photo there (looked for {" ".join(sorted(WRITERS))}).')
-    return [(root, path) for path in files]
-
-
-def left_out(inputs):
-    """Files in the folders among ``inputs`` that are no photos to restore."""
-    walks = [os.walk(osp.expanduser(name)) for name in inputs if osp.isdir(osp.expanduser(name))]
-    return sorted(osp.join(parent, name) for walk in walks for parent, _, names in walk for name in names
-                  if kind(name) not in WRITERS and not name.startswith('.'))
-
-
-def make_folder(path):
-    """Before the first photo is restored in vain.
-
-    Raises:
-        InputError
-    """
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise InputError(f'{path}: this folder cannot be made ({error.strerror}). Choose another with -o.') from error
-
-
-def restore_files(restorer, files, quality=95):
-    """Restore many files, encoding one while the next is in the network. A bad one does not stop the others.
-
-    Args:
-        restorer (Restorer)
-        files (dict): Target -> source.
-        quality (int): Of JPEG and WebP.
-
-    Returns:
-        dict: Source -> what was wrong with it.
-    """
-    def encode(writer, source):
-        try:
-            with writer:
-                writer.finish()
-        except InputError as error:
-            failed[source] = str(error)
-
-    failed, start = {}, time.perf_counter()
-    sizes = {source: _megapixels(source) for source in files.values()}
-    bar = tqdm(total=sum(sizes.values()), disable=None,  # none without a terminal
-               bar_format='{l_bar}{bar}| {n:.1f}/{total:.1f} Mpx [{elapsed}<{remaining}{postfix}]')
-    with bar, ThreadPoolExecutor(1) as pool:
-        encoding = pool.submit(lambda: None)
-        for number, (target, source) in enumerate(files.items(), 1):
-            try:
-                writer = restorer.rows_of_file(source, target, quality, lambda pixels: bar.update(pixels / 1e6))
-                encoding.result()
-                encoding = pool.submit(encode, writer, source)
-            except InputError as error:
-                failed[source] = str(error)
-            rate = number / (time.perf_counter() - start)
-            bar.set_postfix_str(f'{number}/{len(files)} photos, {rate:.2f} photos/s')
-        encoding.result()  # of the last one, for errors that are no photo's
-    return failed
-
-
-def _megapixels(path):
-    try:
-        photo = Photo(path)
-    except InputError:  # told when its turn comes
-        return 0
-    return photo.width * photo.height / 1e6
-
-
-def main(arguments=None):
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog='noiseda-restore', description='Restore photos with a trained network. Photos already restored are kept.')
-    parser.add_argument('input', nargs='+', help='files, folders, or patterns in quotes ("photos/**/*.jpg")')
-    parser.add_argument('-o', '--out', required=True, help='folder for the restored photos, or a file for a single one')
-    parser.add_argument('--weights', help='net_g_*.pth, or any file that spandrel recognises '
-                        '(default: the network shipped here, which removes noise)')
-    parser.add_argument('-opt', help='option file of the network, for weights that do not say what they are')
-    parser.add_argument('--key', choices=['params_ema', 'params'], help='weights to take (default: averaged, if there)')
-    parser.add_argument('--overwrite', action='store_true', help='restore again what is there already')
-    parser.add_argument('--format', choices=sorted({ending[1:] for ending in WRITERS}), help='of the results '
-                        '(default: that of each photo)')
-    parser.add_argument('--quality', type=int, default=95, help='of JPEG and WebP, 1 to 100 (default: 95)')
-    parser.add_argument('--tile', type=_tile, default='auto', help='largest side given to the network; 0: whole '
-                        'photos; auto (default): by the free memory')
-    parser.add_argument('--overlap', type=int, help=f'pixels that tiles share (default: {OVERLAP}; a quarter of '
-                        f'tiles below {4 * OVERLAP})')
-    parser.add_argument('--batch', type=int, default=1, help='tiles at a time (default: 1)')
-    parser.add_argument('--precision', choices=DTYPES, default='fp32', help='of the network (default: fp32)')
-    parser.add_argument('--device', help='cuda, cuda:1, mps, cpu (default: the best there is)')
-    parser.add_argument('--self-ensemble', action='store_true', help='mean over 8 flips and rotations, in 8 times the '
-                        'time')
-    args = parser.parse_args(arguments)
-    try:
-        failed = run(args)
-    except InputError as error:
-        sys.exit(f'error: {error}')
-    except KeyboardInterrupt:
-        print('\nStopped. Finished photos are complete; the same command goes on with the rest.', file=sys.stderr)
-        sys.exit(130)
-    sys.exit(1 if failed else 0)
-
-
-def _tile(text):
-    return text if text == 'auto' else int(text) or None
-
-
-def run(args):
-    """:func:`main` on parsed arguments; returns what failed."""
-    for name, value, highest in (('--quality', args.quality, 100), ('--batch', args.batch, 4096)):
-        if not 1 <= value <= highest:
-            raise InputError(f'{name} is {value}; it must be 1 to {highest}.')
-    if args.opt and not args.weights:
-        raise InputError(f'-opt {args.opt}: whose weights? Give them with --weights, or leave -opt out.')
-    files = plan(args.input, args.out, args.format and f'.{args.format}')
-    if others := left_out(args.input):
-        kinds = ', '.join(sorted(ending[1:] for ending in WRITERS))
-        print(f'Left out, as of other kinds than {kinds}: {len(others)}, {others[0]} for example.')
-    todo = {target: source for target, source in files.items() if args.overwrite or not osp.exists(target)}
-    if len(todo) < len(files):
-        print(f'{len(files) - len(todo)} of {len(files)} photos are restored already, with the weights given then; '
-              '--overwrite restores them anew, another -o beside them.')
-    if not todo:
-        return {}
-    restorer = Restorer(args.weights or SHIPPED, args.opt, args.key, args.device, args.precision, args.tile,
-                        args.overlap, args.batch, args.self_ensemble)
-    make_folder(osp.dirname(osp.abspath(next(iter(todo)))))
-    how = f'tiles of {restorer.tile} pixels that share {restorer.overlap}' if restorer.tile else 'whole photos'
-    source = args.weights or 'the shipped denoiser (--weights takes another)'
-    print(f'{type(restorer.net).__name__} of {source} on {restorer.device}, {args.precision}, {how}.', flush=True)
-    start = time.perf_counter()
-    failed = restore_files(restorer, todo, args.quality)
-    seconds = time.perf_counter() - start
-    print(f'Restored {len(todo) - len(failed)} of {len(todo)} photos to {args.out} in {seconds:.1f} s, '
-          f'{len(todo) / seconds:.3g} photos/s.')
-    for message in failed.values():
-        print(f'error: {message}', file=sys.stderr)
-    return failed

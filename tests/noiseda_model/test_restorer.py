@@ -19,7 +19,8 @@ from noiseda_basicsr import InputError
 from noiseda_data.photo import Photo
 from noiseda_model import restorer as module
 from noiseda_model.inference import self_ensemble
-from noiseda_model.restorer import Restorer, load_trained, main, plan
+from noiseda_model.restore_command import main, plan
+from noiseda_model.restorer import Restorer, load_trained
 
 UNET = {'type': 'RestorationUNet', 'width': 4, 'depth': 2}
 

@@ -6,7 +6,8 @@ import torch
 from images import write_images
 
 from noiseda_model.options import read_network
-from noiseda_model.restorer import SHIPPED, Restorer, main
+from noiseda_model.restore_command import main
+from noiseda_model.restorer import SHIPPED, Restorer
 
 
 @pytest.fixture(scope='module')
