@@ -13,8 +13,13 @@ class InputError(ValueError):
 
 @contextlib.contextmanager
 def errors_in_one_line():
-    """Around a command's work: an :class:`InputError` ends the process with ``error:`` and its message, status 1."""
+    """Around a command's work: an :class:`InputError` ends the process with ``error:`` and its message, status 1.
+
+    So does Ctrl-C, with "Interrupted."
+    """
     try:
         yield
     except InputError as error:
         sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+        sys.exit('\nInterrupted.')

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from noiseda_basicsr import InputError
 from noiseda_data.sidd import BlockStore
-from noiseda_data.store import IMAGE_EXTENSIONS, FolderStore
+from noiseda_data.store import IMAGE_EXTENSIONS, FolderStore, files_below
 
 IMAGE = '(?:' + '|'.join(re.escape(extension) for extension in IMAGE_EXTENSIONS) + ')'
 
@@ -121,10 +121,8 @@ def blocks(*files):
 
 
 def _files_below(folder):
-    """Paths below ``folder`` with ``/``, sorted; links to folders are followed, hidden files are not files."""
-    return sorted(
-        osp.relpath(osp.join(parent, name), folder).replace(os.sep, '/')
-        for parent, _, names in os.walk(folder, followlinks=True) for name in names if not name.startswith('.'))
+    """Paths below ``folder`` with ``/``, sorted."""
+    return sorted(file.replace(os.sep, '/') for file in files_below(folder))
 
 
 # PolyU's scenes that are tested on; it has no official split of its photos.

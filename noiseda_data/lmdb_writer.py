@@ -1,4 +1,5 @@
 """LMDBs of encoded images (BasicSR's format) or of raw pixels, their check, and the way back to a folder."""
+import contextlib
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +9,8 @@ import cv2
 import lmdb
 from tqdm import tqdm
 
-from noiseda_basicsr import InputError
-from noiseda_data.store import open_one, read_meta_info
+from noiseda_basicsr import InputError, open_lmdb
+from noiseda_data.store import open_one
 
 CHUNK = 16  # images decoded and written at once; more would only wait in memory
 FIRST_MAP_SIZE = 2**26  # bytes; doubled whenever it is full
@@ -46,38 +47,33 @@ def create_lmdb(source, target, crop=None, step=None, keys=None, workers=None, c
         raise InputError(f'{target}: the name of an LMDB must end with .lmdb.')
     if osp.exists(target):
         raise InputError(f'{target}: exists already. Remove it or choose another name.')
+    if crop is not None and crop < 1:
+        raise InputError(f'crop {crop}: must be at least 1.')
     if step is not None and (crop is None or not 0 < step <= crop):
         raise InputError(f'step {step}: must be between 1 and the crop ({crop}).')
     store = open_one(source, 'source') if isinstance(source, str) else source
     if unknown := sorted(set(keys or ()) - set(store.keys)):
         raise InputError(f'{store.path}: no image is called {unknown[0]} (paths below the folder, without extension).')
-    names = _database_keys(store, [key for key in store.keys if keys is None or key in keys])
+    if keys is not None and not keys:
+        raise InputError(f'{target}: no image is selected.')
+    names = database_keys(store, [key for key in store.keys if keys is None or key in keys])
 
     def entries(key):
         """[(key in the database, value, line of meta_info.txt)] of an image, or of its sub-images."""
         found = []
-        for suffix, patch in _sub_images(store.read(key), crop, step or crop):
+        for suffix, patch in sub_images(store.read(key), crop, step or crop):
             name, shape = names[key] + suffix, '({},{},{})'.format(*patch.shape)
             if raw:
                 found.append((name, patch.tobytes(), f'{name}.raw {shape} {patch.dtype}'))
             else:
-                found.append((name, _png(patch, compress_level), f'{name}.png {shape} {compress_level}'))
+                found.append((name, png(patch, compress_level), f'{name}.png {shape} {compress_level}'))
         return found
 
     partial = f'{target[:-5]}.partial.lmdb'
-    shutil.rmtree(partial, ignore_errors=True)
-    os.makedirs(osp.dirname(osp.abspath(target)), exist_ok=True)
-    try:
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            progress = tqdm(_in_chunks(pool, entries, list(names)), total=len(names), unit='image',
-                            desc=osp.basename(target))
-            count = _write(partial, progress)
-        os.rename(partial, target)
-    except lmdb.Error as error:
-        raise InputError(f'{target}: cannot be written ({error}). Is the disk full?') from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return count
+    with _appears_whole(target, partial), _threads(workers) as pool:
+        progress = tqdm(_in_chunks(pool, entries, list(names)), total=len(names), unit='image',
+                        desc=osp.basename(target))
+        return _write(partial, progress)
 
 
 def extract_images(source, target, workers=None, compress_level=1):
@@ -94,24 +90,41 @@ def extract_images(source, target, workers=None, compress_level=1):
     store = open_one(source, 'source')
     if outside := [key for key in store.keys if key.startswith('/')]:  # '..' is in no key: they end at a dot
         raise InputError(f'{store.location(outside[0])}: would be written outside {target}.')
-    partial = f'{target.rstrip("/")}.partial'
-    shutil.rmtree(partial, ignore_errors=True)
+    target = target.rstrip('/')
+    partial = f'{target}.partial'
 
     def extract(key):
         file = osp.join(partial, f'{key}.png')
         os.makedirs(osp.dirname(file), exist_ok=True)
-        with open(file, 'wb') as png:
-            png.write(_png(store.read(key), compress_level))
+        with open(file, 'wb') as written:
+            written.write(png(store.read(key), compress_level))
 
+    with _appears_whole(target, partial), _threads(workers) as pool:
+        images = _in_chunks(pool, extract, store.keys)
+        for _ in tqdm(images, total=len(store.keys), unit='image', desc=osp.basename(target)):
+            pass
+    return len(store.keys)
+
+
+def _threads(workers):
+    if workers is not None and workers < 1:
+        raise InputError(f'--workers {workers}: must be at least 1.')
+    return ThreadPoolExecutor(workers or os.cpu_count())
+
+
+@contextlib.contextmanager
+def _appears_whole(target, partial):
+    """Around the writing of ``partial``, which is ``target`` afterwards; nothing is left where that fails."""
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            images = _in_chunks(pool, extract, store.keys)
-            for _ in tqdm(images, total=len(store.keys), unit='image', desc=osp.basename(target)):
-                pass
+        os.makedirs(osp.dirname(osp.abspath(target)), exist_ok=True)
+        yield
         os.rename(partial, target)
+    except (OSError, lmdb.Error) as error:
+        remedy = 'Is the disk full?' if isinstance(error, lmdb.Error) else 'Choose another place, or make room.'
+        raise InputError(f'{target}: cannot be written ({error}). {remedy}') from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return len(store.keys)
 
 
 def check_lmdb(path):
@@ -121,19 +134,25 @@ def check_lmdb(path):
         int: Number of entries, all sound.
 
     Raises:
-        InputError: Names the first entry that is missing, damaged or of another size.
+        InputError: Names the first entry that is missing, damaged or of another size; or there are more entries than
+            meta_info.txt lists.
     """
-    shapes = {line.split('.')[0]: line.split()[-2] for line in read_meta_info(path)}
-    store = open_one(path, 'check')
+    store = open_one(path, '--check')
+    if not hasattr(store, 'entries'):
+        raise InputError(f'{path}: is a folder of images, no LMDB.')
     for key in tqdm(store.keys, unit='image', desc=osp.basename(path.rstrip('/'))):
-        height, width = store.read(key).shape[:2]
-        if not shapes[key].startswith(f'({height},{width},'):
-            raise InputError(f'{store.location(key)}: is {height}x{width} but meta_info.txt says {shapes[key]}. '
-                             'Make the LMDB anew.')
+        size, expected = store.read(key).shape[:2], store.entries[key].size
+        if size != (expected or size):
+            raise InputError('{}: is {}x{} but meta_info.txt says {}x{}. Make the LMDB anew.'.format(
+                store.location(key), *size, *expected))
+    held = open_lmdb(path).stat()['entries']
+    if held != len(store.keys):
+        raise InputError(f'{path}: holds {held} images, of which meta_info.txt lists {len(store.keys)}. '
+                         'Make the LMDB anew.')
     return len(store.keys)
 
 
-def _database_keys(store, keys):
+def database_keys(store, keys):
     """{key of the store: key in the database}."""
     owners = {}
     for key in keys:
@@ -186,12 +205,12 @@ def _put(environment, entries):
         _put(environment, entries)
 
 
-def _png(image, compress_level):
+def png(image, compress_level):
     _, png = cv2.imencode('.png', image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, compress_level])
     return png.tobytes()
 
 
-def _sub_images(image, crop, step):
+def sub_images(image, crop, step):
     height, width = image.shape[:2]
     if crop is None or (height <= crop and width <= crop):
         return [('', image)]

@@ -130,7 +130,7 @@ def main(arguments=None):
         softness, enlarge = describe_softness(enlargement(args.photos, args.clean, noise))
         options = {'degradation': {'type': 'noise_of_photos', 'photos': args.photos, 'strength': [0.7, 2]}}
         options |= {'enlarge': enlarge} if enlarge else {}
-        lines = [f'  {key}: {flow(value)}' for key, value in options.items()]
+        lines = [f'    {key}: {flow(value)}' for key, value in options.items()]
         print('\n'.join([*describe_noise(noise), softness,
                          'In the option file, in place of what datasets: train says:', *lines]))
 

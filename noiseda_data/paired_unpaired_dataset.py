@@ -1,5 +1,6 @@
 """Synthetic pairs, real photos without ground truth, and clean references, drawn independently of each other."""
 import math
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -67,8 +68,13 @@ class PairedUnpairedDataset(Dataset):
         self.broken = {}  # what was skipped -> how often, in this process
         if opt.get('on_error', 'stop') not in ('stop', 'skip'):
             raise InputError(f"datasets:{opt['phase']}:on_error is {opt['on_error']!r}; it must be stop or skip.")
+        for flag in ('use_hflip', 'use_rot'):
+            if not isinstance(opt.get(flag, True), bool):
+                raise InputError(f"datasets:{opt['phase']}:{flag} is {opt[flag]!r}; it must be true or false.")
         if self.is_train:
             self._check_length()
+        else:
+            self.names = self._names()
 
     def _open(self, stream):
         option = f'dataroot_{stream}'
@@ -100,6 +106,11 @@ class PairedUnpairedDataset(Dataset):
         if lq is None:
             return [(key, None) for key in gt.keys]
         template = self.opt.get('filename_tmpl') or '{}'
+        try:
+            template.format('')
+        except (AttributeError, IndexError, KeyError, ValueError) as error:
+            raise InputError(f'filename_tmpl is {template!r}; it must be text with one {{}}, in quotes, which stands '
+                             "for the name of the gt: '{}_noisy'.") from error
         wanted = {(number, template.format(key)): (number, key) for number, key in gt.keys}
         missing, surplus = sorted(set(wanted) - set(lq.keys)), sorted(set(lq.keys) - set(wanted))
         if missing or surplus:
@@ -108,6 +119,17 @@ class PairedUnpairedDataset(Dataset):
                              f'and {len(surplus)} lq are without partner ({example}). Names must match but for the '
                              'extension and filename_tmpl.')
         return [(wanted[key], key) for key in sorted(wanted)]
+
+    def _names(self):
+        """What each result is saved as: the image's name, after the number of its source where two are called alike."""
+        keys = [lq or gt for gt, lq in self.pairs]
+        names = [name.replace('/', '_') for _, name in keys]
+        if len(set(names)) < len(names) and len({number for number, _ in keys}) > 1:
+            names = [f'{number}_{name}' for (number, _), name in zip(keys, names, strict=True)]
+        if alike := [name for name, count in Counter(names).items() if count > 1]:
+            raise InputError(f"datasets:{self.opt['phase']}: two images would be saved as {alike[0]}.png, as / becomes "
+                             '_ in names; rename one.')
+        return names
 
     def _check_length(self):
         samples = math.ceil(len(self) * self.opt.get('dataset_enlarge_ratio', 1) / get_dist_info()[1])
@@ -156,8 +178,7 @@ class PairedUnpairedDataset(Dataset):
             degraded = self.degrade(to_float(np.ascontiguousarray(images['gt'])), rng)
             item['lq'] = torch.from_numpy(_planes(degraded))
         if not self.is_train:
-            name = lq_key[1] if lq_key else gt_key[1]
-            item['lq_path'] = name.replace('/', '_') + '.png'  # BasicSR saves under the last part, less an extension
+            item['lq_path'] = f'{self.names[index]}.png'  # BasicSR saves under the last part, less an extension
         return item
 
     def _read(self, stream, key):

@@ -3,6 +3,7 @@
 libvips does the work. It decodes what is asked for and encodes from a file, so a photo of any size takes little memory.
 """
 import contextlib
+import math
 import os
 import tempfile
 from os import path as osp
@@ -15,6 +16,7 @@ from noiseda_basicsr import InputError
 WRITERS = {'.jpg': 'jpegsave', '.jpeg': 'jpegsave', '.png': 'pngsave', '.tif': 'tiffsave', '.tiff': 'tiffsave',
            '.webp': 'webpsave'}
 LOSSY = ('jpegsave', 'webpsave')  # these hold 8 bit only
+LONGEST = {'jpegsave': 65500, 'webpsave': 16383}  # side that the format can hold
 ALL_BUT_EXIF = 2 | 4 | 8 | 16  # VipsForeignKeep; libvips would make EXIF up where there was none
 DTYPES = {'uchar': np.dtype(np.uint8), 'ushort': np.dtype(np.uint16)}
 PIXEL_FIELDS = {'width', 'height', 'bands', 'format', 'coding', 'interpretation', 'xoffset', 'yoffset', 'filename',
@@ -33,7 +35,7 @@ class Photo:
         path (str): A JPEG, PNG, TIFF or WebP file of 8 or 16 bit, colour or grey, with or without alpha.
 
     Raises:
-        InputError: It is not such a file. A damaged one is found when its pixels are read.
+        InputError: It is not such a file. One that is cut short is found when its pixels are read.
     """
 
     def __init__(self, path):
@@ -87,7 +89,11 @@ class Photo:
         """
         if kind(path) not in WRITERS:
             raise InputError(f'{path}: cannot be written; the ending must be one of {", ".join(sorted(WRITERS))}.')
-        if self.has_alpha and WRITERS[kind(path)] == 'jpegsave':
+        save = WRITERS[kind(path)]
+        if (longest := LONGEST.get(save, math.inf)) < max(self.width, self.height):
+            raise InputError(f'{self.path}: is {self.width}x{self.height}, and a side in {kind(path)} files has '
+                             f'{longest} pixels at most; choose png or tif.')
+        if self.has_alpha and save == 'jpegsave':
             raise InputError(f'{self.path}: has an alpha channel, which JPEG cannot hold; choose png, tif or webp.')
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from noiseda_basicsr import InputError
 from noiseda_data.layouts import DATASETS, Part
-from noiseda_data.lmdb_writer import _database_keys, _png, _sub_images, check_lmdb, create_lmdb
+from noiseda_data.lmdb_writer import check_lmdb, create_lmdb, database_keys, png, sub_images
 from noiseda_data.store import FolderStore, RawStore, open_one, read_meta_info
 
 GIB = 2**30
@@ -124,7 +124,7 @@ def _plan_part(part, wanted, source, target, partial, raw):
                 store = TileStore(store, part.crop, part.tiles)
             path = osp.join(target, f'{name}.lmdb')
             crop = None if part.tiles else part.crop
-            jobs.append(Job(path, store, part, crop, _is_done(path, store, crop, raw)))
+            jobs.append(Job(path, store, part, crop, _is_done(path, store, crop, part.step, raw)))
     return jobs
 
 
@@ -143,11 +143,11 @@ def _complete_names(part, stores, source, partial):
     return sorted(common)
 
 
-def _is_done(path, store, crop, raw):
+def _is_done(path, store, crop, step, raw):
     """Whether the LMDB is there already; an InputError if it is another one than would be written."""
     if not osp.exists(path):
         return False
-    there, wanted = open_one(path, '--dst'), set(_database_keys(store, store.keys).values())
+    there, wanted = open_one(path, '--dst'), set(database_keys(store, store.keys).values())
     held = {_image_name(key, wanted) for key in there.keys}
     if held != wanted:
         raise InputError(f'{path}: exists and holds other images than asked for, {min(held ^ wanted)} for example. '
@@ -157,6 +157,11 @@ def _is_done(path, store, crop, raw):
         kind = 'raw pixels' if isinstance(there, RawStore) else 'PNGs'
         raise InputError(f'{path}: exists as {kind}, {f"cut at {longest.pop()}" if longest else "not cut"}, other than '
                          'asked for. Remove it, or choose another --dst.')
+    first = store.keys[0]
+    count = sum(_image_name(key, wanted) == database_keys(store, [first])[first] for key in there.keys)
+    if count != len(sub_images(store.read(first), crop, step or crop)):
+        raise InputError(f'{path}: exists, cut at another distance than asked for (--step). Remove it, or choose '
+                         'another --dst.')
     return True
 
 
@@ -188,8 +193,8 @@ def _estimate(job, raw, samples=4):
     """Bytes of an LMDB, from a few of its images."""
     keys = job.store.keys[::max(1, len(job.store.keys) // samples)][:samples]
     patches = [patch for key in keys
-               for _, patch in _sub_images(job.store.read(key), job.crop, job.part.step or job.crop)]
-    size = sum(patch.nbytes if raw else len(_png(patch, compress_level=1)) for patch in patches)
+               for _, patch in sub_images(job.store.read(key), job.crop, job.part.step or job.crop)]
+    size = sum(patch.nbytes if raw else len(png(patch, compress_level=1)) for patch in patches)
     return size * len(job.store.keys) / len(keys)
 
 
@@ -212,9 +217,7 @@ def _verify(job):
 
 def _shapes(path):
     """{key: (height, width)} as meta_info.txt says them."""
-    lines = (line.split() for line in read_meta_info(path))
-    return {name.partition('.')[0]: tuple(int(side) for side in shape.strip('()').split(',')[:2])
-            for name, shape, _ in lines}
+    return {key: entry.size for key, entry in read_meta_info(path).items()}
 
 
 def _size(shape):

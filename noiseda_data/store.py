@@ -8,7 +8,9 @@ view of the memory map: slicing a crop out of it touches that crop's bytes and n
 import math
 import os
 import re
+import sys
 from os import path as osp
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,6 +18,9 @@ import numpy as np
 from noiseda_basicsr import InputError, open_lmdb
 
 IMAGE_EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+META_LINE = re.compile(
+    r'(?P<key>[^.]+)\.(?P<kind>[^(]+?)(?: \((?P<height>\d+),(?P<width>\d+),\d+\))?(?: (?P<how>\w+))?')
+VIEWS = 100_000  # kept by a process; each takes 0.9 kB
 WHITE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
 
@@ -32,7 +37,7 @@ def decode(content, name):
         ndarray: (H, W, 3), RGB, uint8 or uint16.
 
     Raises:
-        InputError: Not an image, damaged, or neither 8 nor 16 bit.
+        InputError: Not an image, cut short, or neither 8 nor 16 bit. (Other damage to a JPEG is concealed by decoders.)
     """
     data = np.frombuffer(content or b'', np.uint8)
     try:
@@ -66,20 +71,12 @@ class FolderStore:
     def __init__(self, path):
         self.path = path
         self.files = {}
-        walked = set()  # a link may lead back
-        for parent, folders, names in os.walk(path, followlinks=True):
-            if osp.realpath(parent) in walked:
-                folders.clear()
-                continue
-            walked.add(osp.realpath(parent))
-            folders.sort()
-            for name in names:
-                stem, extension = osp.splitext(osp.join(parent, name))
-                if extension.lower() in IMAGE_EXTENSIONS and not name.startswith('.'):
-                    key = osp.relpath(stem, path)
-                    if key in self.files:
-                        raise InputError(f'{path}: two images are called {key} but for their extension; keep one.')
-                    self.files[key] = stem + extension
+        for file in files_below(path):
+            key, extension = osp.splitext(file)
+            if extension.lower() in IMAGE_EXTENSIONS:
+                if key in self.files:
+                    raise InputError(f'{path}: two images are called {key} but for their extension; keep one.')
+                self.files[key] = osp.join(path, file)
         if not self.files:
             raise InputError(f'{path}: no image in this folder (looked for {" ".join(IMAGE_EXTENSIONS)}).')
         self.keys = sorted(self.files)
@@ -96,12 +93,37 @@ class FolderStore:
         return decode(content, self.files[key])
 
 
-class LmdbStore:
-    """An LMDB in BasicSR's format: encoded images, and meta_info.txt with a line ``key.png (h,w,c) level`` each."""
+def files_below(folder):
+    """Paths below ``folder``, hidden files left out; links to folders are followed, but not in circles."""
+    walked = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if osp.realpath(parent) in walked:
+            folders.clear()
+            continue
+        walked.add(osp.realpath(parent))
+        folders.sort()
+        yield from (osp.relpath(osp.join(parent, name), folder) for name in names if not name.startswith('.'))
 
-    def __init__(self, path):
+
+class Entry(NamedTuple):
+    """A line of meta_info.txt: ``key.kind (height,width,3) how``."""
+    kind: str  # png, or raw
+    size: tuple | None  # (height, width)
+    how: str  # compression of a PNG, pixels of raw
+
+
+class LmdbStore:
+    """An LMDB in BasicSR's format: encoded images, and meta_info.txt with a line ``key.png (h,w,c) level`` each.
+
+    Args:
+        path (str): Its folder.
+        entries (dict[str, Entry]): What :func:`read_meta_info` says, where that has been read.
+    """
+
+    def __init__(self, path, entries=None):
         self.path = path
-        self.keys = sorted(line.split('.')[0] for line in read_meta_info(path))
+        self.entries = entries or read_meta_info(path)
+        self.keys = sorted(self.entries)
         open_lmdb(path)  # a missing or damaged database is told now, not by a worker later
 
     def location(self, key):
@@ -130,16 +152,12 @@ class RawStore(LmdbStore):
     memory map, made once per process and image; LMDB touches every page of an image then, and none afterwards.
     """
 
-    line = re.compile(r'(?P<key>[^.]+)\.raw \((?P<height>\d+),(?P<width>\d+),3\) (?P<dtype>uint8|uint16)')
-
-    def __init__(self, path):
-        super().__init__(path)
-        self.formats = {}
-        for text in read_meta_info(path):
-            if not (match := self.line.fullmatch(text)):
-                raise InputError(f'{path}/meta_info.txt: {text!r} is not of the form "key.raw (h,w,3) uint8" (or '
-                                 'uint16) that the first line has. Make the LMDB anew.')
-            self.formats[match['key']] = (int(match['height']), int(match['width']), 3), match['dtype']
+    def __init__(self, path, entries=None):
+        super().__init__(path, entries)
+        for key, (kind, size, how) in self.entries.items():
+            if kind != 'raw' or not size or how not in ('uint8', 'uint16'):
+                raise InputError(f'{path}/meta_info.txt: {key} is not of the form "key.raw (h,w,3) uint8" (or uint16) '
+                                 'that the first line has. Make the LMDB anew.')
         self.views = {}
 
     def __getstate__(self):
@@ -150,29 +168,42 @@ class RawStore(LmdbStore):
         return self._view(key) if view is None else view
 
     def _view(self, key):
-        (shape, dtype), content = self.formats[key], self.content(key)
+        _, size, dtype = self.entries[key]
+        content, shape = self.content(key), (*size, 3)
         if len(content) != math.prod(shape) * np.dtype(dtype).itemsize:
             raise InputError(f'{self.location(key)}: has {len(content)} bytes, not the {shape} {dtype} pixels that '
                              'meta_info.txt says. Make the LMDB anew.')
-        self.views[key] = np.frombuffer(content, np.dtype(dtype).newbyteorder('<')).reshape(shape)
-        return self.views[key]
+        view = np.frombuffer(content, np.dtype(dtype).newbyteorder('<')).reshape(shape)
+        if len(self.views) < VIEWS:
+            self.views[key] = view
+        return view
 
 
 def read_meta_info(path):
-    """The lines of an LMDB's meta_info.txt.
+    """What an LMDB's meta_info.txt says: {key: Entry}.
 
     Raises:
-        InputError: It is missing or empty.
+        InputError: It is missing, empty or damaged.
     """
     meta_info = osp.join(path, 'meta_info.txt')
     if not osp.isfile(meta_info):
         raise InputError(f'{path}: meta_info.txt is missing, so this is no finished LMDB. Make it with '
                          'scripts/create_lmdb.py.')
-    with open(meta_info) as file:
-        lines = [line.strip() for line in file if line.strip()]
-    if not lines:
+    entries = {}
+    try:
+        with open(meta_info, encoding='utf-8-sig') as file:
+            for line in filter(None, map(str.strip, file)):
+                match = META_LINE.fullmatch(line)
+                if not match or match['key'] in entries:
+                    fault = 'is there twice' if match else 'is not of the form "key.png (h,w,3) 1"'
+                    raise InputError(f'{meta_info}: {line!r} {fault}. Make the LMDB anew.')
+                size = match['height'] and (int(match['height']), int(match['width']))
+                entries[match['key']] = Entry(sys.intern(match['kind']), size, sys.intern(match['how'] or ''))
+    except UnicodeDecodeError as error:
+        raise InputError(f'{meta_info}: is not UTF-8 text. Make the LMDB anew.') from error
+    if not entries:
         raise InputError(f'{meta_info}: lists no image.')
-    return lines
+    return entries
 
 
 class JoinedStore:
@@ -203,7 +234,9 @@ def open_images(roots, option):
     Raises:
         InputError: A source is missing, empty or no image source.
     """
-    paths = [part.strip() for part in roots.split(';')] if isinstance(roots, str) else list(roots)
+    paths = [part.strip() for part in roots.split(';')] if isinstance(roots, str) else roots
+    if not isinstance(paths, (list, tuple)) or not all(isinstance(path, str) for path in paths):
+        raise InputError(f'{option} is {roots!r}; it must be a folder, or several joined by ";".')
     stores = [open_one(osp.expanduser(path), option) for path in paths if path]
     if not stores:
         raise InputError(f'{option}: names no folder.')
@@ -217,6 +250,7 @@ def open_one(path, option):
     if not osp.isdir(path):
         raise InputError(f'{option}: {path} does not exist. Give a folder of images or an .lmdb folder.')
     if osp.isfile(osp.join(path, 'data.mdb')) or path.rstrip('/').endswith('.lmdb'):
-        is_raw = '.raw ' in read_meta_info(path)[0]
-        return RawStore(path) if is_raw else LmdbStore(path)
+        entries = read_meta_info(path)
+        is_raw = next(iter(entries.values())).kind == 'raw'
+        return RawStore(path, entries) if is_raw else LmdbStore(path, entries)
     return FolderStore(path)

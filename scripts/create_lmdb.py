@@ -7,7 +7,7 @@
 """
 import argparse
 
-from noiseda_basicsr import errors_in_one_line
+from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_data.lmdb_writer import check_lmdb, create_lmdb, extract_images
 
 
@@ -21,11 +21,14 @@ def main():
     parser.add_argument('--step', type=int, help='distance of neighbouring sub-images (default: the crop)')
     parser.add_argument('--only', help='text file of the images to take: paths below the folder, no extension')
     parser.add_argument('--workers', type=int, help='threads (default: one a core)')
-    parser.add_argument('--compress-level', type=int, default=1, help='PNG compression 0-9 (default: 1)')
+    parser.add_argument('--compress-level', type=int, choices=range(10), default=1, metavar='0-9',
+                        help='PNG compression (default: 1)')
     parser.add_argument('--check', metavar='LMDB', help='read every entry of an LMDB and stop')
     args = parser.parse_args()
     if not args.check and not (args.source and args.target):
         parser.error('give a folder and an LMDB to write, or --check LMDB')
+    if args.extract and (args.crop or args.step or args.only or args.raw):
+        parser.error('--extract writes every image as it is: without --crop, --step, --only and --raw')
     with errors_in_one_line():
         if args.check:
             print(f'{args.check}: {check_lmdb(args.check)} images, all readable.')
@@ -35,11 +38,19 @@ def main():
             return
         keys = None
         if args.only:
-            with open(args.only) as file:
-                keys = {line.strip() for line in file if line.strip()}
+            keys = read_names(args.only)
         count = create_lmdb(args.source, args.target, args.crop, args.step, keys, args.workers, args.compress_level,
                             args.raw)
         print(f'{args.target}: {count} images from {args.source}.')
+
+
+def read_names(path):
+    """The lines of a text file, as a set."""
+    try:
+        with open(path, encoding='utf-8-sig') as file:
+            return {line.strip() for line in file if line.strip()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f'--only {path}: cannot be read ({error}).') from error
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ randomness; it returns a new image of that kind, which may leave [0, 1] where it
 may be [low, high], it is drawn from there uniformly for every image.
 """
 import inspect
+from numbers import Real
 
 import numpy as np
 
@@ -55,7 +56,8 @@ class OneOf:
         if not isinstance(choices, (list, tuple)) or not choices:
             raise InputError(f'choices must be a list of blocks, not {choices!r}.')
         weights = [1] * len(choices) if weights is None else weights
-        if len(weights) != len(choices) or min(weights) < 0 or not sum(weights):
+        are_numbers = isinstance(weights, (list, tuple)) and all(isinstance(weight, Real) for weight in weights)
+        if not are_numbers or len(weights) != len(choices) or min(weights) < 0 or not sum(weights):
             raise InputError(f'weights must be one number >= 0 for each of the {len(choices)} choices, not {weights}.')
         self.choices = [build_degradation(choice) for choice in choices]
         self.probabilities = np.array(weights) / sum(weights)

@@ -8,7 +8,7 @@ image.
 import cv2
 import numpy as np
 
-from noiseda_data.degradations.draws import Range
+from noiseda_data.degradations.draws import Range, number
 
 
 class GaussianBlur:
@@ -20,7 +20,7 @@ class GaussianBlur:
     """
 
     def __init__(self, sigma, gamma=2.2):
-        self.sigma, self.gamma = Range('sigma', sigma), Range('gamma', gamma, 1).low
+        self.sigma, self.gamma = Range('sigma', sigma), number('gamma', gamma, 1)
 
     def __call__(self, image, rng):
         return average_light(image, gaussian_kernel(self.sigma(rng)), self.gamma)
@@ -35,7 +35,7 @@ class DefocusBlur:
     """
 
     def __init__(self, radius, gamma=2.2):
-        self.radius, self.gamma = Range('radius', radius), Range('gamma', gamma, 1).low
+        self.radius, self.gamma = Range('radius', radius), number('gamma', gamma, 1)
 
     def __call__(self, image, rng):
         return average_light(image, disk_kernel(self.radius(rng)), self.gamma)
@@ -50,14 +50,14 @@ class MotionBlur:
     Args:
         length (float | list[float]): Of the path, in pixels.
         angle (float | list[float]): Its direction in degrees, from the horizontal, counterclockwise.
-        frames (int): 2 or more; Nah et al. average 7 to 13. Default: continuous.
+        frames (int): 2 or more; Nah et al. took 7 to 13. Default: continuous.
         gamma (float): Exponent to linear light.
     """
 
     def __init__(self, length, angle=(0, 180), frames=None, gamma=2.2):
         self.length, self.angle = Range('length', length), Range('angle', angle, -360, 360)
-        self.frames = None if frames is None else int(Range('frames', frames, 2).low)
-        self.gamma = Range('gamma', gamma, 1).low
+        self.frames = None if frames is None else number('frames', frames, 2, whole=True)
+        self.gamma = number('gamma', gamma, 1)
 
     def __call__(self, image, rng):
         return average_light(image, line_kernel(self.length(rng), self.angle(rng), self.frames), self.gamma)

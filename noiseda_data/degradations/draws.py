@@ -23,13 +23,22 @@ class Range:
     def __init__(self, name, value, least=0, most=math.inf):
         bounds = list(value) if isinstance(value, (list, tuple)) else [value, value]
         is_range = len(bounds) == 2 and all(isinstance(bound, Real) for bound in bounds)
-        if not (is_range and least <= bounds[0] <= bounds[1] <= most):
+        if not (is_range and least <= bounds[0] <= bounds[1] <= most and math.isfinite(bounds[1])):
             raise InputError(f'{name} must be a number or [low, high] with {least} <= low <= high'
                              f'{"" if most == math.inf else f" <= {most}"}, not {value!r}.')
         self.low, self.high = bounds
 
     def __call__(self, rng, size=None):
         return rng.uniform(self.low, self.high, size)
+
+
+def number(name, value, least=0, most=math.inf, whole=False):
+    """An argument that is one number; arguments and error as for :class:`Range`."""
+    is_number = isinstance(value, Real) and least <= value <= most and math.isfinite(value)
+    if not is_number or (whole and value % 1):
+        raise InputError(f'{name} must be one {"whole " if whole else ""}number, at least {least}'
+                         f'{"" if most == math.inf else f" and at most {most}"}, not {value!r}.')
+    return int(value) if whole else value
 
 
 def gaussian(rng, shape):

@@ -2,7 +2,7 @@
 import cv2
 import numpy as np
 
-from noiseda_data.degradations.draws import Range, gaussian
+from noiseda_data.degradations.draws import Range, gaussian, number
 from noiseda_data.degradations.jpeg import compress
 
 
@@ -58,10 +58,8 @@ class CorrelatedNoise:
     """
 
     def __init__(self, sigma, blur=0.8, quality=90):
-        for name, value, least, most in (('sigma', sigma, 0, np.inf), ('blur', blur, 0.1, np.inf),
-                                         ('quality', quality, 1, 100)):
-            Range(name, [value, value], least, most)
-        self.sigma, self.blur, self.quality = sigma / 255, blur, quality
+        self.sigma, self.blur = number('sigma', sigma) / 255, number('blur', blur, 0.1)
+        self.quality = number('quality', quality, 1, 100, whole=True)
 
     def __call__(self, image, rng):
         return compress(self.add_noise(image, rng), self.quality)

@@ -9,8 +9,8 @@ import pytest
 
 from noiseda_basicsr import InputError
 from noiseda_data import PairedUnpairedDataset
-from noiseda_data.lmdb_writer import create_lmdb
-from noiseda_data.store import FolderStore, decode
+from noiseda_data.lmdb_writer import check_lmdb, create_lmdb
+from noiseda_data.store import FolderStore, LmdbStore, decode
 
 AWGN = {'type': 'awgn', 'sigma': 25}
 
@@ -50,6 +50,41 @@ def test_linked_folders_are_read_once(tmp_path, image_folder):
     os.symlink(elsewhere, tmp_path / 'photos/b')
     os.symlink(tmp_path / 'photos', tmp_path / 'photos/a/back')
     assert len(FolderStore(str(tmp_path / 'photos')).keys) == 3
+
+
+@pytest.mark.parametrize('template', [{'x': None}, '{}_{}', '{x}', '{'])
+def test_templates_that_cannot_be_filled(pair_folders, template):
+    gt, lq = pair_folders()
+    fails('filename_tmpl is', 'stands for the name of the gt', dataroot_gt=gt, dataroot_lq=lq, filename_tmpl=template)
+
+
+def test_results_of_one_name(image_folder):
+    one, two = image_folder('one', 2), image_folder('two', 3)
+    both = build(phase='test', dataroot_lq=f'{one};{two}')
+    assert [item['lq_path'] for item in both] == ['0_000.png', '0_001.png', '1_000.png', '1_001.png', '1_002.png']
+    pixels = np.zeros((9, 9, 3), np.uint8)
+    alike = image_folder('alike', {'a_b.png': pixels, 'a/b.png': pixels})
+    fails('datasets:test: two images would be saved as a_b.png', phase='test', dataroot_lq=alike)
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    (lambda text: text + text, ["'000.png .40,48,3. 1' is there twice"]),
+    (lambda text: text.replace('.png', ''), ['is not of the form']),
+    (lambda text: text.encode('utf-16'), ['is not UTF-8']),
+])
+def test_damaged_meta_info(image_folder, tmp_path, change, words):
+    target = tmp_path / 'x.lmdb'
+    create_lmdb(image_folder('x'), str(target))
+    changed = change((target / 'meta_info.txt').read_text())
+    (target / 'meta_info.txt').write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+    fails('x.lmdb/meta_info.txt: ', *words, dataroot_gt=str(target), degradation=AWGN)
+
+
+def test_meta_info_of_windows_or_without_sizes(image_folder, tmp_path):
+    target = tmp_path / 'x.lmdb'
+    create_lmdb(image_folder('x'), str(target))
+    (target / 'meta_info.txt').write_bytes(b'\xef\xbb\xbf000.png\r\n001.png 1\r\n002.png (40,48,3) 1\r\n')
+    assert LmdbStore(str(target)).keys == ['000', '001', '002'] and check_lmdb(str(target)) == 3
 
 
 def test_more_pixels_than_opencv_takes(monkeypatch):
@@ -172,6 +207,8 @@ def test_pairs_from_different_numbers_of_sources(pair_folders):
     ({'dataroot_gt': None}, ['datasets:train: dataroot_gt is missing']),
     ({'dataroot_gt': None, 'phase': 'val'}, ['datasets:val: dataroot_gt is missing']),
     ({'gt_size': None}, ['datasets:train: gt_size', 'is missing']),
+    ({'use_hflip': 'no'}, ["datasets:train:use_hflip is 'no'; it must be true or false"]),
+    ({'dataroot_real': [1]}, [r'dataroot_real is \[1\]; it must be a folder']),
     ({'scale': 4}, ['scale: 4 is super-resolution', 'scale 1']),
     ({'scale': 2, 'phase': 'val'}, ['scale: 2']),
     ({'batch_size_per_gpu': 4}, ['3 samples', 'one batch of 4', 'dataset_enlarge_ratio', 'batch_size_per_gpu']),

@@ -149,7 +149,7 @@ def test_a_failure_leaves_no_database(image_folder, tmp_path, monkeypatch, error
         put(environment, entries)
 
     monkeypatch.setattr(lmdb_writer, '_put', failing_put)
-    with pytest.raises(error):
+    with pytest.raises(InputError if error is OSError else error):
         create_lmdb(folder, target)
     assert os.listdir(tmp_path) == ['x']
     monkeypatch.undo()
@@ -171,7 +171,7 @@ OTHER_SIZE = cv2.imencode('.png', np.zeros((5, 5, 3), np.uint8))[1].tobytes()
     (lambda entry: entry[:100] + bytes(50) + entry[150:], 'cannot be decoded'),
     (lambda entry: b'', 'cannot be decoded'),
     (lambda entry: None, 'not in the database'),
-    (lambda entry: OTHER_SIZE, r'is 5x5\b.* meta_info.txt says \(40,48,3\)'),
+    (lambda entry: OTHER_SIZE, r'is 5x5\b.* meta_info.txt says 40x48'),
 ], ids=['truncated', 'overwritten', 'empty', 'missing', 'size'])
 def test_check_finds_the_broken_entry(image_folder, tmp_path, change, message):
     target = str(tmp_path / 'x.lmdb')
@@ -179,6 +179,14 @@ def test_check_finds_the_broken_entry(image_folder, tmp_path, change, message):
     damage(target, '001', change)
     with pytest.raises(InputError, match=f'x.lmdb key 001: .*{message}'):
         check_lmdb(target)
+
+
+def test_check_finds_an_incomplete_list(image_folder, tmp_path):
+    target = tmp_path / 'x.lmdb'
+    create_lmdb(image_folder('x', 3), str(target))
+    (target / 'meta_info.txt').write_text('000.png (40,48,3) 1\n')
+    with pytest.raises(InputError, match='x.lmdb: holds 3 images, of which meta_info.txt lists 1'):
+        check_lmdb(str(target))
 
 
 def test_one_environment_for_every_spelling_of_a_path(image_folder, tmp_path, monkeypatch):
@@ -222,13 +230,21 @@ def test_command_line_writes_and_checks(image_folder, tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     (['nowhere', 'x.lmdb'], 'error: source: nowhere does not exist'),
-    (['--check', 'nowhere.lmdb'], 'error: nowhere.lmdb: meta_info.txt is missing'),
+    (['photos', 'x.lmdb', '--crop', 0], 'error: crop 0: must be at least 1'),
+    (['photos', 'x.lmdb', '--workers', -1], 'error: --workers -1: must be at least 1'),
+    (['photos', 'x.lmdb', '--only', 'nofile.txt'], 'error: --only nofile.txt: cannot be read'),
+    (['photos', 'x.lmdb', '--only', 'empty.txt'], 'error: x.lmdb: no image is selected'),
+    (['photos', 'empty.txt/x.lmdb'], 'error: empty.txt/x.lmdb: cannot be written .*File exists'),
+    (['--check', 'photos'], 'error: photos: is a folder of images, no LMDB'),
+    (['--check', 'nowhere.lmdb'], 'error: --check: nowhere.lmdb does not exist'),
 ])
-def test_command_line_tells_errors_in_one_line(monkeypatch, capsys, tmp_path, arguments, message):
+def test_command_line_tells_errors_in_one_line(image_folder, monkeypatch, capsys, tmp_path, arguments, message):
     monkeypatch.chdir(tmp_path)
+    image_folder('photos')
+    (tmp_path / 'empty.txt').touch()
     with pytest.raises(SystemExit, match=message):
         command_line(monkeypatch, capsys, *arguments)
-    assert os.listdir(tmp_path) == []
+    assert sorted(os.listdir(tmp_path)) == ['empty.txt', 'photos']
 
 
 def test_command_line_asks_for_both_arguments(monkeypatch, capsys):

@@ -360,7 +360,7 @@ def test_a_damaged_finished_lmdb_is_found(download, tmp_path):
     made = download('coco')
     prepare.prepare(made.parts, made.folder, str(tmp_path))
     (tmp_path / 'COCO.lmdb' / 'meta_info.txt').write_text('000000000009.png (9,9,3) 1\n000000581929.png (9,9,3) 1\n')
-    with pytest.raises(InputError, match=r'COCO.lmdb key 000000000009: is 16x16 but meta_info.txt says \(9,9,3\)'):
+    with pytest.raises(InputError, match=r'COCO.lmdb key 000000000009: is 16x16 but meta_info.txt says 9x9'):
         prepare.prepare(made.parts, made.folder, str(tmp_path))
 
 
@@ -443,7 +443,10 @@ def test_command(image_folder, tmp_path, capsys):
     assert len(LmdbStore(str(tmp_path / 'out/mine.lmdb')).keys) == 2 * 3 * 4
     assert (tmp_path / 'out/my photos.lmdb').is_dir()
     shutil.rmtree(tmp_path / 'out')
-    for arguments, message in ((['coco', '--crop', '16'], '--name, --crop and --step are for folder'),
+    prepare.main(['folder', '--name', 'cut', '--crop', '16', '--step', '12', '--src', folder, '--dst',
+                  str(tmp_path / 'out')])
+    for arguments, message in ((['folder', '--name', 'cut', '--crop', '16', '--step', '8'], 'cut at another distance'),
+                               (['coco', '--crop', '16'], '--name, --crop and --step are for folder'),
                                (['folder', '--crop', '0'], '--crop 0: must be at least 1'),
                                (['folder', '--step', '4'], 'step 4: must be between 1 and the crop'),
                                (['folder', '--name', 'n', '--crop', '4', '--step', '9'], 'step 9: must be between'),
@@ -456,6 +459,15 @@ def test_command(image_folder, tmp_path, capsys):
     help_text = capsys.readouterr().out
     for parts in DATASETS.values():
         assert all(stream in help_text for part in parts for stream in part.streams if stream)
+
+
+def test_links_that_lead_back(image_folder, tmp_path):
+    source = tmp_path / 'DIV2K_train_HR'
+    image_folder('DIV2K_train_HR', {'0001.png': np.zeros((9, 9, 3), np.uint8)})
+    for link in ('loop', 'again'):
+        (source / link).symlink_to(source)
+    jobs = prepare.plan(DATASETS['div2k'], str(source), str(tmp_path / 'out'), only=['DIV2K'], partial=True)
+    assert [job.store.keys for job in jobs] == [['0001']]
 
 
 def test_interrupted_command(image_folder, tmp_path, monkeypatch):
