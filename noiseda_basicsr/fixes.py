@@ -22,6 +22,8 @@ from noiseda_basicsr.errors import InputError
 from noiseda_basicsr.lmdb_env import open_lmdb
 from noiseda_basicsr.sampler import ResumableSampler
 
+PATIENCE = datetime.timedelta(hours=2)
+
 
 def apply_fixes():
     """Apply every repair below, once; a second call changes nothing."""
@@ -45,8 +47,8 @@ def apply_fixes():
 def model_to_device(self, net):
     """DDP on CPU too (BasicSR passes a CUDA device id), and no buffer broadcast.
 
-    Broadcasting buffers in ``forward`` hangs the other ranks when rank 0 alone validates a network with batch norm.
-    Without it each rank keeps its own running statistics, and rank 0's are saved, as before.
+    Broadcasting buffers in ``forward`` hangs the other ranks when rank 0 alone restores with a network that has batch
+    norm. Without it each rank keeps its own running statistics; validated and saved are rank 0's.
     """
     net = net.to(self.device)
     if self.opt['dist']:
@@ -63,13 +65,13 @@ def model_to_device(self, net):
 def init_dist_pytorch(backend, **kwargs):
     """nccl with a GPU, gloo without one; BasicSR divides by a GPU count of zero. LOCAL_RANK names the GPU.
 
-    The other ranks wait two hours, not nccl's ten minutes, for rank 0 to validate.
+    Ranks wait two hours for each other, not nccl's ten minutes: one may restore larger photos.
     """
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', os.environ['RANK'])) % torch.cuda.device_count())
     else:
         backend = 'gloo'
-    kwargs.setdefault('timeout', datetime.timedelta(hours=2))
+    kwargs.setdefault('timeout', PATIENCE)
     torch.distributed.init_process_group(backend=backend, **_store_of_this_attempt(), **kwargs)
 
 
@@ -89,14 +91,21 @@ def _store_of_this_attempt():
 
 def init_dist_slurm(backend, port=None):
     """Translate SLURM's variables to torchrun's, then start as under torchrun."""
-    nodes = os.environ['SLURM_NODELIST']
-    address = subprocess.getoutput(f'scontrol show hostname {nodes} | head -n1')
-    os.environ.setdefault('MASTER_ADDR', address)
+    if 'MASTER_ADDR' not in os.environ:
+        os.environ['MASTER_ADDR'] = _first_node(os.environ['SLURM_NODELIST'])
     os.environ.setdefault('MASTER_PORT', str(port or 29500))
     os.environ['RANK'] = os.environ['SLURM_PROCID']
     os.environ['WORLD_SIZE'] = os.environ['SLURM_NTASKS']
     os.environ['LOCAL_RANK'] = os.environ['SLURM_LOCALID']
     init_dist_pytorch(backend)
+
+
+def _first_node(nodes):
+    try:
+        return subprocess.check_output(['scontrol', 'show', 'hostname', nodes], text=True).split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise InputError(f'--launcher slurm: scontrol does not tell the first of the nodes {nodes} ({error}). Put its '
+                         'name in the variable MASTER_ADDR.') from error
 
 
 def parse_forced_value(text):

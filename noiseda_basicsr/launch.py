@@ -85,14 +85,14 @@ def _run(pipeline, watch):
     try:
         pipeline(os.getcwd())
     except Exception as error:
-        watch.save_after_error()
-        if not watch.finished:
-            folders.take_back()
         message = explain(error)
         if message is None:
             traceback.print_exc()
         else:
             print(f'\nerror: {message}', file=sys.stderr, flush=True)
+        watch.save_after_error()
+        if not watch.finished:
+            folders.take_back()
         status = 1 if message is None else 2
         end_workers()
         if torch.distributed.is_initialized():

@@ -14,6 +14,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from noiseda_basicsr.checkpoint import load_checkpoint
 from noiseda_basicsr.errors import InputError
+from noiseda_basicsr.fixes import PATIENCE
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; what schedulers and torchrun send before they kill
 FAILED = 127  # in place of a signal's number: another process came upon an error
@@ -60,7 +61,7 @@ class Watch:
         self.model, self.finished = model, self._iteration_to_resume(opt)
         self.total = opt['train'].get('total_iter')
         if opt['dist']:
-            self.group = torch.distributed.new_group(backend='gloo')
+            self.group = torch.distributed.new_group(backend='gloo', timeout=PATIENCE)
         bar = self._progress_bar(opt)
         update, optimize, validate = model.update_learning_rate, model.optimize_parameters, model.validation
 
@@ -111,12 +112,12 @@ class Watch:
     def save_after_error(self):
         """Lose nothing to an error outside a step (a broken image, say); within one, the weights may be half new.
 
-        Several processes: the others learn of it where they begin the next iteration, for it is process 0 that saves.
+        It is process 0 that saves. Of an error in another one it learns where it begins the next iteration.
         """
         if self.model is None or self.doing == 'step' or not self.finished:
             return
-        with contextlib.suppress(Exception):  # the error itself must be heard
-            if self.group and self.doing is None and self.finished < self.total:
+        with contextlib.suppress(Exception):  # the error itself has been told
+            if self.group and torch.distributed.get_rank() and self.doing is None and self.finished < self.total:
                 self.signal = FAILED
                 self.signal_anywhere()
                 self.save_together()

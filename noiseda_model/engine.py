@@ -11,7 +11,7 @@ def prepare_network(net, channels_last=False, recompute=False, compiled=False):
     """Set a network up for training, in place: its parameters, their names and its class stay what they are.
 
     Args:
-        net (nn.Module): On its device, not yet wrapped for several processes.
+        net (nn.Module): Not yet wrapped for several processes.
         channels_last (bool): Keep convolution weights, and with them all activations, with channels last in memory.
         recompute (bool): See :func:`recompute_blocks`.
         compiled (bool): ``net.compile()``; ``torch.compile(net)`` would rename the parameters. Each size of a batch is

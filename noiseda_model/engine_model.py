@@ -122,6 +122,7 @@ class EngineModel(SRModel):
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         self.log = OrderedDict()
+        loss_scale = self.scaler.get_scale()
         for number, part in enumerate(parts):
             self.seed(current_iter, number)  # dropout: a repeated pass draws the same
             with ExitStack() as stack:
@@ -131,9 +132,10 @@ class EngineModel(SRModel):
                 loss, outputs = self.joint_loss(part, current_iter)
                 self.scaler.scale(loss / len(parts)).backward()
             for name, output in outputs.items():
-                self.log[name] = self.log.get(name, 0) + (output.grad / self.scaler.get_scale()).square().sum()
-        for name in self.log:
-            self.log[name] = self.log[name].sqrt() if name.startswith('grad_') else self.log[name] / len(parts)
+                self.log[name] = self.log.get(name, 0) + (output.grad / loss_scale).square().sum()
+        for name, value in self.log.items():  # of several processes, each has a share of the batch
+            is_norm = name.startswith('grad_')
+            self.log[name] = (value / self.opt['world_size']).sqrt() if is_norm else value / len(parts)
 
     def record(self, **values):
         """Sum up what the parts of a batch have to log."""
@@ -153,19 +155,19 @@ class EngineModel(SRModel):
     def gradients_are_finite(self, current_iter):
         """Whether the step may be taken: a NaN must not reach the weights.
 
-        The gradients are those of all processes, so all of them come to the same answer. With fp16 an overflow is
-        nothing to worry about: the scaler takes note, and the next step is scaled less.
+        The gradients are averaged over all processes, which therefore come to the same answer; losses are not. With
+        fp16 an overflow is nothing to worry about, as the scaler takes note and scales the next step less, unless that
+        goes on till it does not scale at all.
         """
-        nets, fp16 = self.trained_networks(), self.scaler.is_enabled()
+        nets = self.trained_networks()
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norms = [get_total_norm([p.grad for p in net.parameters() if p.grad is not None]) for net in nets.values()]
         self.log.update((f'grad_{name}', norm) for name, norm in zip(nets, norms, strict=True))
-        finite = dict(zip(self.log, torch.stack(list(self.log.values())).isfinite().tolist(), strict=True))
-        if fp16 and all(is_finite for name, is_finite in finite.items() if not name.startswith('grad_')):
-            return all(finite[f'grad_{name}'] for name in nets)
-        if all(finite.values()):
+        if torch.stack(norms).isfinite().all():
             return True
+        if self.scaler.is_enabled() and self.scaler.get_scale() > 1:
+            return False
         values = ', '.join(f'{name} {value.item():.3g}' for name, value in self.log.items())
         if self.engine['on_nan'] == 'skip':
             self.skipped_steps += 1
@@ -211,6 +213,9 @@ class EngineModel(SRModel):
         """Each process restores and measures its share of the images; BasicSR's way is rank 0 alone."""
         batch = {key: getattr(self, key)[:4] for key in STREAMS if hasattr(self, key)}
         rank, processes = self.opt['rank'], self.opt['world_size']
+        if self.opt['dist']:  # all measure the network that rank 0 saves, of batch normalisation too
+            for buffer in self.evaluation_net().buffers():
+                torch.distributed.broadcast(buffer, src=0)
         mine = range(rank, len(dataloader.dataset), processes) if self.opt['dist'] else None
         self.share_of_images = 1
         if mine is not None:

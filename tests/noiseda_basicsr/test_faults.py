@@ -179,6 +179,31 @@ def test_an_error_of_one_process_stops_all_after_the_same_iteration_with_a_saved
     assert sorted(os.listdir(tmp_path)) == ['group', 'process 0 saved 3', 'process 1 saved 3']  # the model sees to who
 
 
+def test_an_error_of_process_0_waits_for_no_other(tmp_path):
+    """It cannot save, say, after an iteration that the others validate: they wait for it there."""
+    both = torch.multiprocessing.spawn(fail_before_validation, [str(tmp_path)], nprocs=2, join=False)
+    both.processes[0].join(60)
+    ended = both.processes[0].exitcode
+    for process in both.processes:
+        process.kill()
+    assert ended == 0
+    assert sorted(os.listdir(tmp_path)) == ['group', 'process 0 saved 3']
+
+
+def fail_before_validation(rank, folder):
+    torch.distributed.init_process_group('gloo', f'file://{folder}/group', rank=rank, world_size=2)
+    model, watch = Recording(folder, rank), Watch()
+    watch.sampler = SimpleNamespace(epoch=0)
+    watch.attach(model, {'path': {}, 'dist': True, 'rank': 1, 'train': {'total_iter': 10}})
+    for n in range(1, 4):
+        model.update_learning_rate(n)
+        model.optimize_parameters(n)
+    if rank == 0:
+        watch.save_after_error()
+        os._exit(0)
+    torch.distributed.barrier()  # as in validation
+
+
 class Recording:
     """What Watch calls of a model."""
 

@@ -200,7 +200,8 @@ def test_options_for_a_gpu_fit_a_machine_without_one(capsys):
 def test_slurm_variables_become_torchruns(monkeypatch):
     started = {}
     monkeypatch.setattr(torch.distributed, 'init_process_group', lambda **options: started.update(options))
-    monkeypatch.setattr(fixes.subprocess, 'getoutput', lambda command: 'node7' if 'node[7-8]' in command else '')
+    names = {('scontrol', 'show', 'hostname', 'node[7-8]'): 'node7\nnode8\n'}
+    monkeypatch.setattr(fixes.subprocess, 'check_output', lambda command, text: names[tuple(command)])
     for name in ('MASTER_ADDR', 'MASTER_PORT', 'RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
         monkeypatch.setenv(name, 'x')
         monkeypatch.delenv(name)
@@ -210,6 +211,15 @@ def test_slurm_variables_become_torchruns(monkeypatch):
     assert [os.environ[name] for name in ('MASTER_ADDR', 'MASTER_PORT', 'RANK', 'WORLD_SIZE', 'LOCAL_RANK')] \
         == ['node7', '29500', '3', '4', '1']
     assert started['backend'] == ('nccl' if torch.cuda.is_available() else 'gloo')
+
+
+def test_slurm_without_scontrol(monkeypatch):
+    monkeypatch.setenv('MASTER_ADDR', 'x')
+    monkeypatch.delenv('MASTER_ADDR')
+    monkeypatch.setenv('SLURM_NODELIST', 'node[7-8]')
+    monkeypatch.setenv('PATH', '')
+    with pytest.raises(InputError, match=r'scontrol does not tell the first of the nodes node\[7-8\].*MASTER_ADDR'):
+        fixes.init_dist_slurm('nccl')
 
 
 def parsed(monkeypatch, is_train=False, **changes):

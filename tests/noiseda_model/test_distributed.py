@@ -1,10 +1,16 @@
 """Two processes compute what one process computes on the doubled batch."""
 import json
+import os
 
 import pytest
 import torch
 from cli import ROOT, run
+from small import batch, build, small_opt, step
+from torch import nn
 
+from noiseda_basicsr.fixes import apply_fixes
+
+NORMS = ('grad_pix', 'grad_dif_syn', 'grad_dif_real')
 LOSSES = ('l_pix', 'l_noise', 'l_con', 'lambda')
 
 
@@ -35,6 +41,45 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, margin):
         for name in LOSSES:
             # The hinge is a difference of errors near 1, each rounded to 1.2e-7.
             assert step_two[name] == pytest.approx(step_one[name], rel=1e-5, abs=5e-7), name
+        for name in NORMS:  # a mean over processes of the norms of their shares
+            assert step_two[name] == pytest.approx(step_one[name], rel=0.1), name
     for net_one, net_two in zip(one['weights'], two['weights'], strict=True):
         for name, weights in net_one.items():
             torch.testing.assert_close(net_two[name], weights, rtol=1e-5, atol=1e-6)
+
+
+def test_all_processes_validate_the_network_of_process_0(tmp_path):
+    """Batch normalisation has other statistics on each until then."""
+    torch.multiprocessing.spawn(validate_one_network, [tmp_path], nprocs=2)
+    one, two = (torch.load(tmp_path / f'{rank}.pth') for rank in (0, 1))
+    for before_one, before_two in zip(one['before'], two['before'], strict=True):
+        assert before_one.eq(before_two).all() == (before_one.numel() == 1)  # but for the count of batches
+    for after_two, before_one in zip(two['after'], one['before'], strict=True):
+        torch.testing.assert_close(after_two, before_one, rtol=0, atol=0)
+
+
+def validate_one_network(rank, folder):
+    from basicsr.utils.registry import ARCH_REGISTRY  # imports only after noiseda_basicsr, in a process of its own
+    ARCH_REGISTRY.register(Normalised)
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    apply_fixes()
+    torch.distributed.init_process_group('gloo', f'file://{folder}/group', rank=rank, world_size=2)
+    model = build(small_opt(folder, dist=True, rank=rank, world_size=2, network_g={'type': 'Normalised'},
+                            network_diffusion=None, train__diffusion_opt=None))
+    step(model, 1, batch(rank))
+    before = [buffer.clone() for buffer in model.evaluation_net().buffers()]
+    images = [{'lq': torch.rand(3, 8, 8), 'lq_path': f'{name}.png'} for name in 'ab']
+    data_set = ValidationImages(images)
+    data_set.opt = {'name': 'x'}
+    model.validation(torch.utils.data.DataLoader(data_set), 1, None)
+    torch.save({'before': before, 'after': list(model.evaluation_net().buffers())}, f'{rank}.pth')
+
+
+class Normalised(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+
+
+class ValidationImages(list):
+    """A data set may have options."""
