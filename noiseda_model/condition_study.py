@@ -4,7 +4,6 @@ x_t is made of a clean image y; the one condition is y with white Gaussian noise
 """
 import argparse
 import csv
-import os
 from os import path as osp
 
 import numpy as np
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_basicsr.checkpoint import load_checkpoint
 from noiseda_data.store import centre, open_images, to_float
+from noiseda_model.commands import make_folder, markdown_table, named_paths, replacing
 from noiseda_model.diffusion import diffuse, noise_levels
 from noiseda_model.options import check_networks, read_diffusion_options, read_option_file
 
@@ -132,7 +132,7 @@ def mean_and_error(values):
 
 def write_csv(path, curves, sigmas, levels):
     """A row for each network, alpha_bar (and their mean) and sigma; ``curves``: name -> :func:`error_curve`."""
-    with open(path, 'w', newline='') as file:
+    with replacing(path) as file:
         writer = csv.writer(file)
         writer.writerow(['network', 'alpha_bar', 'sigma', 'noise_error', 'standard_error', 'images'])
         for name, errors in curves.items():
@@ -194,13 +194,11 @@ def main(arguments=None):
 
 def run(args):
     """:func:`main` on parsed arguments."""
+    make_folder(args.out)
     curves, levels = {}, None
     first, last, step = args.sigmas
     sigmas = np.arange(first, last + step / 2, step).tolist()
-    named = [text.partition('=')[::2] for text in args.networks]
-    if not all(weights for _, weights in named):
-        raise InputError(f'{" ".join(args.networks)}: give each network as NAME=WEIGHTS.')
-    for name, weights in named:
+    for name, weights in named_paths(args.networks, 'networks').items():
         predictor = NoisePredictor.load(args.opt, weights)
         if len(predictor.conditions) != 1:
             raise InputError(f'{args.opt}: train:diffusion_opt:conditions is {predictor.conditions}; this study is of '
@@ -210,12 +208,9 @@ def run(args):
         if len(images) < 2:
             raise InputError(f'--images {args.images}: holds one image; the error bars need two or more.')
         curves[name] = error_curve(predictor, tqdm(images, unit='image', desc=name), sigmas, levels, args.seed)
-    os.makedirs(args.out, exist_ok=True)
     write_csv(osp.join(args.out, 'condition_study.csv'), curves, sigmas, levels)
     plot(osp.join(args.out, 'condition_study.svg'), curves, sigmas, levels)
-    print('| sigma | ' + ' | '.join(curves) + ' |\n|---|' + '---|' * len(curves))
-    means = [mean_and_error(errors.mean(axis=2)) for errors in curves.values()]
-    for number, sigma in enumerate(sigmas):
-        cells = [f'{mean[number]:.4f} +- {error[number]:.4f}' for mean, error in means]
-        print(f'| {sigma:g} | ' + ' | '.join(cells) + ' |')
+    columns = [[f'{mean:.4f} +- {error:.4f}' for mean, error in zip(*mean_and_error(errors.mean(axis=2)), strict=True)]
+               for errors in curves.values()]
+    print(markdown_table(['sigma', *curves], zip([f'{sigma:g}' for sigma in sigmas], *columns, strict=True)))
     print(f'Mean over {args.levels} noise levels, +- standard error over images. All of it: {args.out}/')

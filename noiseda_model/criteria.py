@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from noiseda_basicsr import InputError
 from noiseda_model.condition_study import NoisePredictor, centre_crop
 from noiseda_model.evaluation import NO_TRUTH, measure
 
@@ -39,7 +40,7 @@ def niqe(restored):
     """BasicSR's NIQE of Y (Mittal et al., "Making a completely blind image quality analyzer", SPL 2013)."""
     try:
         return measure(restored, None, NO_TRUTH)['NIQE']
-    except np.linalg.LinAlgError:  # flat
+    except InputError:  # flat
         return np.inf
 
 
@@ -155,16 +156,19 @@ def score(candidates, photos, criteria, clean=None, diffusion=None):
         diffusion (NoisePredictor)
 
     Returns:
-        tuple: {checkpoint: {criterion: float}} and {checkpoint: restored photos}.
+        tuple: {checkpoint: {criterion: float}} and {checkpoint: restored photos}. A damaged one, which gives NaN, has
+        infinity for every criterion and no restored photos.
     """
-    results = {}
+    results, scores = {}, {name: dict.fromkeys(criteria, np.inf) for name in candidates}
     for name, load in tqdm(candidates.items(), unit='checkpoint', desc='restoring'):
         restorer = load()
-        results[name] = [restorer(photo) for photo in photos]
+        try:
+            results[name] = [restorer(photo) for photo in photos]
+        except InputError as error:
+            tqdm.write(f'{name} ranks last. {error}')
     consensus = [np.mean(restored, axis=0, dtype=np.float64) for restored in zip(*results.values(), strict=True)]
-    scores = {}
-    for name, load in tqdm(candidates.items(), unit='checkpoint', desc='measuring'):
-        restorer = load()
+    for name in tqdm(results, unit='checkpoint', desc='measuring'):
+        restorer = candidates[name]()
         cases = [Case(number, photo, results[name][number], consensus[number], restorer, clean and clean[number],
                       diffusion) for number, photo in enumerate(photos)]
         scores[name] = {criterion: float(np.mean([CRITERIA[criterion].value(case) for case in cases]))

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_basicsr.checkpoint import load_checkpoint
 from noiseda_data.store import to_float
+from noiseda_model.commands import make_folder, markdown_table, replacing
 from noiseda_model.condition_study import mean_and_error
 from noiseda_model.diffusion import draw
 from noiseda_model.monitor import blurred
@@ -240,7 +241,7 @@ def read_probes(model, lq_root, gt_root, size=None, seed=0):
 
 def write_csv(path, rows):
     """A row for each run, iteration and range of t; what is measured once an iteration stands in the first."""
-    with open(path, 'w', newline='') as file:
+    with replacing(path) as file:
         writer = csv.DictWriter(file, list(rows[0]), restval='')
         writer.writeheader()
         writer.writerows({key: f'{value:.6g}' if isinstance(value, float) else value for key, value in row.items()}
@@ -249,10 +250,8 @@ def write_csv(path, rows):
 
 def markdown(rows):
     """The most of it for the eye."""
-    lines = [['run', 'iteration', 'timesteps', *SHOWN], ['---'] * (3 + len(SHOWN))]
-    for row in rows:
-        lines.append([row['run'], str(row['iteration']), row['timesteps'], *(_cell(row, name) for name in SHOWN)])
-    return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in lines)
+    return markdown_table(['run', 'iteration', 'timesteps', *SHOWN], [
+        [row['run'], str(row['iteration']), row['timesteps'], *(_cell(row, name) for name in SHOWN)] for row in rows])
 
 
 def _cell(row, name):
@@ -311,6 +310,7 @@ def run(args):
     """:func:`main` on parsed arguments."""
     if args.draws < 2:
         raise InputError(f'--draws {args.draws}: must be 2 or more, for two halves to compare.')
+    make_folder(args.out)
     get_root_logger(log_level=logging.WARNING)
     found = {folder: saved_iterations(folder) for folder in args.runs}
     rows = []
@@ -322,10 +322,9 @@ def run(args):
             rows += [{'run': name, 'iteration': iteration, **row}
                      for row in diagnose(model, batches, args.draws, args.seed)]
     columns = dict.fromkeys(key for row in rows for key in row)
-    os.makedirs(args.out, exist_ok=True)
     write_csv(osp.join(args.out, 'diagnosis.csv'), [dict.fromkeys(columns, '') | row for row in rows])
     text = markdown(rows)
-    with open(osp.join(args.out, 'diagnosis.md'), 'w') as file:
+    with replacing(osp.join(args.out, 'diagnosis.md')) as file:
         file.write(text + '\n')
     plot(osp.join(args.out, 'diagnosis.svg'), rows)
     probes = sum(len(batch['truth']) for batch in batches)

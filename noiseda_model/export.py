@@ -17,6 +17,7 @@ from noiseda_arch.padding import size_rule
 from noiseda_arch.spandrel_archs import REGISTRY, SpandrelArch
 from noiseda_basicsr import InputError
 from noiseda_basicsr.checkpoint import atomic_save, network_note
+from noiseda_model.commands import make_folder
 from noiseda_model.inference import restore
 
 TOLERANCE = 1e-4  # of the largest output
@@ -43,6 +44,7 @@ def export(net, path, size=None, network=None, half=False):
     Raises:
         InputError: The ending is unknown, a package is missing, or what was read back restores differently.
     """
+    make_folder(osp.dirname(osp.abspath(path)))
     ending = osp.splitext(path)[1]
     writers = {'.onnx': _to_onnx, '.pt': _to_torchscript}
     if ending in WEIGHTS:
@@ -123,7 +125,9 @@ def _export_computation(net, path, write, size):
     image = torch.rand(1, 3, *(size or _sizes(net, None)[0]))
     if size is not None and (size[0] % rule['multiple'] or size[1] % rule['multiple'] or min(size) < rule['minimum']
                              or (rule['square'] and size[0] != size[1])):
-        raise InputError(f'{path}: --size {size[0]} {size[1]} does not suit {type(net).__name__}: {rule}.')
+        raise InputError(f'{path}: --size {size[0]} {size[1]} does not suit {type(net).__name__}, whose sides are '
+                         f"{'equal, ' * rule['square']}multiples of {rule['multiple']} and at least "
+                         f"{max(rule['minimum'], rule['multiple'])}.")
     multiples = [1] if size else [rule['multiple'], *(m for m in (8, 16, 32, 64) if m > rule['multiple'])]
     for multiple in multiples:
         try:

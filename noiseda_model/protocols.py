@@ -18,6 +18,7 @@ from tqdm import tqdm
 from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_data.sidd import BlockStore, check_submission, save_submission
 from noiseda_data.store import open_one, to_float
+from noiseda_model.commands import json_figures, make_folder, refuse_overwriting, replacing
 from noiseda_model.evaluation import METRICS, NO_TRUTH, measure
 from noiseda_model.metrics import lpips_network
 from noiseda_model.restorer import Restorer
@@ -69,7 +70,6 @@ DEFINITIONS = {
 }
 ALIGNMENT = ('the result is scaled by one factor and warped by a homography onto the ground truth (ECC, 100 '
              'iterations, Gaussian filter 5, bicubic), as in the evaluation of RealBlur')
-NIQE_BLOCK = 96
 
 
 class RestoredStore:
@@ -117,20 +117,14 @@ def evaluate(results, truth, metrics, filename_tmpl='{}', keep=None):
     if odd := sorted(set(keys.values()) ^ set(results.keys)):
         raise InputError(
             f'{results.path} ({len(results.keys)} images) and {truth.path} ({len(names)}) hold different names, '
-            f'{odd[0]} for example; they must match, by --filename-tmpl if need be.')
+            f'{odd[0]} for example; they must match (noiseda-evaluate has --filename-tmpl).')
     figures = {}
     for name, key in tqdm(keys.items(), unit='image', desc='measuring'):
         image, target = to_8bit(results.read(key)), None if truth is None else to_8bit(truth.read(name))
         if target is not None and image.shape != target.shape:
             raise InputError(f'{results.location(key)} is {image.shape[1]}x{image.shape[0]} and {truth.location(name)} '
                              f'is {target.shape[1]}x{target.shape[0]}; a pair must be of equal size.')
-        if 'NIQE' in metrics and (image.shape[0] // NIQE_BLOCK) * (image.shape[1] // NIQE_BLOCK) < 2:
-            raise InputError(f'{results.location(key)} is {image.shape[1]}x{image.shape[0]}; NIQE needs two blocks of '
-                             f'{NIQE_BLOCK}x{NIQE_BLOCK}. Give the ground truth, or larger images.')
-        try:
-            figures[name] = measure(image, target, metrics)
-        except (InputError, np.linalg.LinAlgError) as error:  # the latter: NIQE of a flat image
-            raise InputError(f'{results.location(key)}: cannot be measured. {error}') from error
+        figures[name] = measure(image, target, metrics, results.location(key))
         if keep:
             keep(name, image)
     return figures
@@ -162,19 +156,14 @@ def definition(metrics):
 
 def write_report(folder, figures, details):
     """Write ``figures.csv`` (a row an image, the last one ``mean``) and ``summary.json``; both say what is measured."""
-    with open(osp.join(folder, 'summary.json'), 'w') as file:
-        per_image = {name: _without_infinity(row) for name, row in figures.items()}
-        json.dump({**details, 'mean': _without_infinity(means(figures)), 'per_image': per_image}, file, indent=1)
-    with open(osp.join(folder, 'figures.csv'), 'w', newline='') as file:
+    with replacing(osp.join(folder, 'summary.json')) as file:
+        per_image = {name: json_figures(row) for name, row in figures.items()}
+        json.dump({**details, 'mean': json_figures(means(figures)), 'per_image': per_image}, file, indent=1)
+    with replacing(osp.join(folder, 'figures.csv')) as file:
         file.writelines(f'# {subject}: {text}\n' for subject, text in details['definition'].items())
         writer = csv.writer(file)
         writer.writerow(['image', *means(figures)])
         writer.writerows([name, *row.values()] for name, row in {**figures, 'mean': means(figures)}.items())
-
-
-def _without_infinity(row):
-    """JSON knows no infinity (the PSNR of equal images)."""
-    return {metric: value if np.isfinite(value) else str(value) for metric, value in row.items()}
 
 
 def main(arguments=None):
@@ -206,6 +195,9 @@ def main(arguments=None):
 def run(args):
     """:func:`main` on parsed arguments."""
     protocol = PROTOCOLS[args.protocol]
+    if args.filename_tmpl != '{}' and not args.gt:
+        raise InputError(f'--filename-tmpl {args.filename_tmpl}: names results by ground truth; give --gt.')
+    refuse_overwriting(filter(None, (args.save, args.submit)), filter(None, (args.gt, args.lq, args.results)))
     results, truth = _open_results(args), args.gt and open_source(args.gt, '--gt')
     metrics = dict(protocol.metrics if truth else NO_TRUTH)
     if args.no_lpips:
@@ -216,10 +208,7 @@ def run(args):
     if args.submit:
         check_submission(args.submit, truth.keys if truth else results.keys)
     for folder in filter(None, (args.out, args.save, args.submit and osp.dirname(osp.abspath(args.submit)))):
-        try:
-            os.makedirs(folder, exist_ok=True)
-        except OSError as error:
-            raise InputError(f'{folder}: cannot be made ({error.strerror}). Choose another folder.') from error
+        make_folder(folder)
 
     def keep(name, image):
         if args.submit:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from noiseda_basicsr import InputError
 from noiseda_data.photo import WRITERS, Photo, kind
+from noiseda_model.commands import make_folder, refuse_overwriting
 from noiseda_model.engine import DTYPES
 from noiseda_model.restorer import OVERLAP, SHIPPED, Restorer
 
@@ -42,11 +43,10 @@ def plan(inputs, out, ending=None):
     if kind(out) in NOT_WRITTEN and not osp.isdir(out):
         raise InputError(f'-o {out}: cannot be written; the ending must be one of {", ".join(sorted(WRITERS))}.')
     if len(found) == 1 and kind(out) in WRITERS and not osp.isdir(out):
+        if ending not in (None, kind(out)):
+            raise InputError(f'-o {out}: its ending is not that of --format; leave one of them out.')
         found = dict(zip([out], found.values(), strict=True))
-    sources = {osp.realpath(path) for path in found.values()}
-    for target in found:
-        if osp.realpath(target) in sources:
-            raise InputError(f'-o {out}: {target} is to be restored and would be overwritten; choose another folder.')
+    refuse_overwriting(found, found.values())
     return found
 
 
@@ -71,18 +71,6 @@ def left_out(inputs):
     walks = [os.walk(osp.expanduser(name)) for name in inputs if osp.isdir(osp.expanduser(name))]
     return sorted(osp.join(parent, name) for walk in walks for parent, _, names in walk for name in names
                   if kind(name) not in WRITERS and not name.startswith('.'))
-
-
-def make_folder(path):
-    """Before the first photo is restored in vain.
-
-    Raises:
-        InputError
-    """
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise InputError(f'{path}: this folder cannot be made ({error.strerror}). Choose another with -o.') from error
 
 
 def restore_files(restorer, files, quality=95):
@@ -144,7 +132,7 @@ def main(arguments=None):
     parser.add_argument('--format', choices=sorted({ending[1:] for ending in WRITERS}), help='of the results '
                         '(default: that of each photo)')
     parser.add_argument('--quality', type=int, default=95, help='of JPEG and WebP, 1 to 100 (default: 95)')
-    parser.add_argument('--tile', type=_tile, default='auto', help='largest side given to the network; 0: whole '
+    parser.add_argument('--tile', type=tile, default='auto', help='largest side given to the network; 0: whole '
                         'photos; auto (default): by the free memory')
     parser.add_argument('--overlap', type=int, help=f'pixels that tiles share (default: {OVERLAP}; a quarter of '
                         f'tiles below {4 * OVERLAP})')
@@ -164,7 +152,7 @@ def main(arguments=None):
     sys.exit(1 if failed else 0)
 
 
-def _tile(text):
+def tile(text):
     return text if text == 'auto' else int(text) or None
 
 
@@ -175,6 +163,8 @@ def run(args):
             raise InputError(f'{name} is {value}; it must be 1 to {highest}.')
     if args.opt and not args.weights:
         raise InputError(f'-opt {args.opt}: whose weights? Give them with --weights, or leave -opt out.')
+    if args.overlap is not None and args.tile is None:
+        raise InputError(f'--overlap {args.overlap}: whole photos (--tile 0) have none; leave one of the two out.')
     files = plan(args.input, args.out, args.format and f'.{args.format}')
     if others := left_out(args.input):
         kinds = ', '.join(sorted(ending[1:] for ending in WRITERS))
@@ -193,9 +183,9 @@ def run(args):
     print(f'{type(restorer.net).__name__} of {source} on {restorer.device}, {args.precision}, {how}.', flush=True)
     start = time.perf_counter()
     failed = restore_files(restorer, todo, args.quality)
-    seconds = time.perf_counter() - start
-    print(f'Restored {len(todo) - len(failed)} of {len(todo)} photos to {args.out} in {seconds:.1f} s, '
-          f'{len(todo) / seconds:.3g} photos/s.')
+    seconds, restored = time.perf_counter() - start, len(todo) - len(failed)
+    print(f'Restored {restored} of {len(todo)} photos to {args.out} in {seconds:.1f} s, '
+          f'{restored / seconds:.3g} photos/s.')
     for message in failed.values():
         print(f'error: {message}', file=sys.stderr)
     return failed

@@ -110,7 +110,7 @@ class Restorer:
 
     def __init__(self, weights=SHIPPED, option_file=None, key=None, device=None, precision='fp32', tile='option file',
                  tile_overlap=None, batch=1, ensemble=False):
-        self.device = _device(device or best_device())
+        self.weights, self.device = weights, _device(device or best_device())
         self.net = load_trained(weights, option_file, key).to(self.device)
         self.dtype, self.batch, self.ensemble = DTYPES[precision], batch, ensemble
         val = _validation_options(option_file)
@@ -141,6 +141,9 @@ class Restorer:
 
         Returns:
             ndarray: Of the same shape and type.
+
+        Raises:
+            InputError: The network gives NaN or infinity.
         """
         white = np.iinfo(image.dtype).max
         strips = self.strips(lambda top, bottom: image[top:bottom], *image.shape[:2])
@@ -164,7 +167,7 @@ class Restorer:
         photo = Photo(source)
         writer = PhotoWriter(photo, target, quality)
         try:
-            for strip in self.strips(photo.read, photo.height, photo.width):
+            for strip in self.strips(photo.read, photo.height, photo.width, source):
                 writer.write(strip)
                 tell(strip.shape[0] * strip.shape[1])
         except BaseException as error:
@@ -176,15 +179,19 @@ class Restorer:
         return writer
 
     @torch.no_grad()
-    def strips(self, read_rows, height, width):
+    def strips(self, read_rows, height, width, name='an image'):
         """Restore from top to bottom.
 
         Args:
             read_rows (Callable): (top, bottom) -> (rows, width, 3), RGB, uint8 or uint16.
             height, width (int): Of the image.
+            name (str): What to call it in an error.
 
         Yields:
             ndarray: (rows, width, 3), float32 in [0, 1], the next rows.
+
+        Raises:
+            InputError: The network gives NaN or infinity.
         """
         def to_tensor(top, bottom):
             planes = to_float(read_rows(top, bottom)).transpose(2, 0, 1)
@@ -194,6 +201,10 @@ class Restorer:
         overlap = self.overlap if self.tile else 0
         strips = restore_strips(self._network, to_tensor, height, width, self.rule, tile, overlap, self.batch)
         for strip in strips:
+            if not strip.isfinite().all():
+                half = self.dtype == torch.float16
+                remedy = 'Take --precision fp32 or bf16.' if half else 'They are damaged; take other ones.'
+                raise InputError(f'{self.weights}: these weights make NaN or infinity of {name}. {remedy}')
             yield strip[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()
 
     def _network(self, tiles):

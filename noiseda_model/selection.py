@@ -11,10 +11,11 @@ from scipy.stats import rankdata
 
 from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_data.store import centre, open_images
+from noiseda_model.commands import check_positive, make_folder, markdown_table, replacing
 from noiseda_model.condition_study import NoisePredictor
 from noiseda_model.criteria import CRITERIA, score
-from noiseda_model.evaluation import METRICS, measure
-from noiseda_model.protocols import NIQE_BLOCK, to_8bit
+from noiseda_model.evaluation import METRICS, NIQE_BLOCK, measure, suits_niqe
+from noiseda_model.protocols import to_8bit
 from noiseda_model.restorer import Restorer
 
 DEFAULT = 'transplant'
@@ -152,7 +153,7 @@ def choose_criteria(by, given, photos):
         InputError: ``by`` is not among them.
     """
     chosen = [name for name, criterion in CRITERIA.items() if criterion.needs in (None, *given)]
-    if any((photo.shape[0] // NIQE_BLOCK) * (photo.shape[1] // NIQE_BLOCK) < 2 for photo in photos):
+    if not all(map(suits_niqe, photos)):
         chosen.remove('niqe')
     if by not in chosen:
         remedies = {'clean': 'needs --clean, clean photos of anything', 'diffusion': 'needs --diffusion',
@@ -190,6 +191,9 @@ def main(arguments=None):
 
 def run(args):
     """:func:`main` on parsed arguments."""
+    check_positive(args, 'crop', 'count')
+    if args.group and not args.gt:
+        raise InputError(f'--group {args.group[0]}: says how criteria agree with the truth; give --gt.')
     files = find_checkpoints(args.checkpoints)
     photos = read_photos(args.lq, '--lq', args.crop, count=args.count)
     given = {}
@@ -200,11 +204,12 @@ def run(args):
     by, criteria = args.by, choose_criteria(args.by, given, photos.values())
     candidates = {name: lambda file=file: Restorer(file, args.opt) for name, file in files.items()}
     truth = args.gt and read_truth(args.gt, args.crop, photos)
+    make_folder(args.out)
     scores, results = score(candidates, list(photos.values()), criteria, **given)
-    psnr = truth and {name: np.mean([measure(image, target, {'PSNR': METRICS['PSNR']})['PSNR']
-                                     for image, target in zip(restored, truth, strict=True)])
-                      for name, restored in results.items()}
-    os.makedirs(args.out, exist_ok=True)
+    psnr = truth and dict.fromkeys(files, -np.inf) | {
+        name: np.mean([measure(image, target, {'PSNR': METRICS['PSNR']})['PSNR']
+                       for image, target in zip(restored, truth, strict=True)])
+        for name, restored in results.items()}
     write_ranking(osp.join(args.out, 'ranking.csv'), scores, criteria, by, psnr)
     print_ranking(scores, criteria, by, psnr)
     if truth:
@@ -227,7 +232,7 @@ def _paired(scores, psnr, criterion, group):
 def write_ranking(path, scores, criteria, by, psnr=None):
     """A row for each checkpoint, best first: its criteria, their ranks, and PSNR where there is truth."""
     ranked = {criterion: ranks(scores, criterion) for criterion in criteria}
-    with open(path, 'w', newline='') as file:
+    with replacing(path) as file:
         writer = csv.writer(file)
         writer.writerow(['checkpoint', *(['psnr'] if psnr else []), *criteria, *(f'rank_{name}' for name in criteria)])
         for name in sorted(scores, key=ranked[by].get):
@@ -246,12 +251,12 @@ def print_ranking(scores, criteria, by, psnr=None):
         columns[criterion] = [f'{row[criterion]:.4g} ({ranked[criterion][name]})' for name, row in scores.items()]
     order = sorted(range(len(scores)), key=lambda number: ranked[by][columns['checkpoint'][number]])
     print(f'Value (rank), lower is better, sorted by {by}:\n')
-    print_table(list(columns), [[column[number] for column in columns.values()] for number in order])
+    print(markdown_table(list(columns), [[column[number] for column in columns.values()] for number in order]))
 
 
 def write_agreement(path, table):
     """A row for each group and criterion; ``table``: (criterion, group, :class:`Agreement`)."""
-    with open(path, 'w', newline='') as file:
+    with replacing(path) as file:
         writer = csv.writer(file)
         writer.writerow(['group', 'criterion', *Agreement._fields])
         for criterion, group, found in table:
@@ -266,11 +271,5 @@ def print_agreement(table):
         cells.setdefault(criterion, {})[f'{group} (n={found.checkpoints})'] = text
     print('\nSpearman correlation with true PSNR [95 % of bootstrap samples of the checkpoints], and what the first '
           'choice costs against the best:\n')
-    print_table(['criterion', *next(iter(cells.values()))], [[name, *row.values()] for name, row in cells.items()])
-
-
-def print_table(header, rows):
-    """Markdown, with aligned columns."""
-    widths = [max(len(row[number]) for row in [header, *rows]) for number in range(len(header))]
-    for row in [header, ['-' * width for width in widths], *rows]:
-        print('| ' + ' | '.join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + ' |')
+    print(markdown_table(['criterion', *next(iter(cells.values()))],
+                         [[name, *row.values()] for name, row in cells.items()]))

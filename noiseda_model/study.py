@@ -24,7 +24,7 @@ closed, oracle.
 """
 import argparse
 import csv
-import os
+import json
 import re
 import subprocess
 import sys
@@ -38,12 +38,17 @@ import numpy as np
 import yaml
 
 from noiseda_basicsr import InputError, errors_in_one_line
+from noiseda_model.commands import make_folder, markdown_table, replacing
 from noiseda_model.evaluation import METRICS, NO_TRUTH
+from noiseda_model.options import read_option_file
 from noiseda_model.protocols import RestoredStore, evaluate, means, open_source
 from noiseda_model.restorer import Restorer
 
 KNOWN = METRICS | NO_TRUTH
-STUDY_KEYS, VARIANT_KEYS = ('seeds', 'options', 'metrics', 'domains', 'variants'), ('opt', 'options', 'start')
+TEXT, TEXTS, NUMBERS, MAPPING = 'a text', 'a list of texts', 'a list of whole numbers', 'a mapping'
+STUDY = {'seeds': NUMBERS, 'options': TEXTS, 'metrics': TEXTS, 'domains': MAPPING, 'variants': MAPPING}
+DOMAIN = {'lq': TEXT, 'gt': TEXT}
+VARIANT = {'opt': TEXT, 'options': TEXTS, 'start': TEXT}
 TRAIN = 'from noiseda_model.cli import train; train()'
 KEYS = ('variant', 'domain', 'seed')
 STAMP = re.compile(r'^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ ', re.MULTILINE)
@@ -77,12 +82,13 @@ def read_study(file):
         raise InputError(f'{file}: no such study file.') from error
     except yaml.YAMLError as error:
         raise InputError(f'{file}: not valid YAML. {error}') from error
-    if not isinstance(study, dict) or not all(study.get(key) for key in ('seeds', 'domains', 'variants')):
+    _check(file, study, STUDY)
+    if not all(study.get(key) for key in ('seeds', 'domains', 'variants')):
         raise InputError(f'{file}: a study needs seeds, domains and variants; noiseda_model/study.py shows one.')
-    _refuse_unknown(file, study, STUDY_KEYS)
     study = {'options': [], 'metrics': ['PSNR', 'SSIM'], **study}
     _refuse_unknown(f'{file}: metrics', study['metrics'], KNOWN)
     for name, domain in study['domains'].items():
+        _check(f'{file}: domains:{name}', domain, DOMAIN, free=True)
         if 'lq' not in domain:
             raise InputError(f'{file}: domains:{name}:lq is missing, the photos to measure on.')
         if 'gt' not in domain and (need_truth := [metric for metric in study['metrics'] if metric in METRICS]):
@@ -90,7 +96,7 @@ def read_study(file):
                              f'Give it, or metrics that need none: {", ".join(NO_TRUTH)}.')
     earlier = []
     for name, variant in study['variants'].items():
-        _refuse_unknown(f'{file}: variants:{name}', variant, VARIANT_KEYS)
+        _check(f'{file}: variants:{name}', variant, VARIANT)
         if 'opt' not in variant:
             raise InputError(f'{file}: variants:{name}:opt, the option file, is missing.')
         if variant.get('start', name) not in [name, *earlier] or variant.get('start') == name:
@@ -100,8 +106,21 @@ def read_study(file):
     return study
 
 
+def _check(where, given, shapes, free=False):
+    """Refuse what is not a mapping, values of another shape, and other keys (unless those are ``free``)."""
+    if not isinstance(given, dict):
+        raise InputError(f'{where}: is {given!r}; it must be a mapping with {", ".join(shapes)}.')
+    if not free:
+        _refuse_unknown(where, given, shapes)
+    for key, shape in shapes.items():
+        kind, of = {TEXT: (str, None), TEXTS: (list, str), NUMBERS: (list, int), MAPPING: (dict, None)}[shape]
+        value = given.get(key, kind())
+        if not isinstance(value, kind) or (of and not all(isinstance(item, of) for item in value)):
+            raise InputError(f'{where}: {key} is {value!r}; it must be {shape}.')
+
+
 def _refuse_unknown(where, given, known):
-    if unknown := sorted(set(given) - set(known)):
+    if unknown := sorted(map(str, set(given) - set(known))):
         raise InputError(f'{where}: unknown {", ".join(unknown)}; known: {", ".join(known)}.')
 
 
@@ -163,20 +182,22 @@ def forced_options(training):
 
 
 def keep_recipe(training):
-    """Write down what a training is made with.
+    """Write down what a training is made with: its option file, what is forced, and what the file says.
 
     Raises:
-        InputError: One of this name was made otherwise.
+        InputError: One of this name was made otherwise. (Of one made when the last was not written down, that is not
+            known.)
     """
-    folder, recipe = f'experiments/{training.name}', '\n'.join([training.option_file, *forced_options(training), ''])
+    folder, named = f'experiments/{training.name}', '\n'.join([training.option_file, *forced_options(training), ''])
+    recipe = named + json.dumps(read_option_file(training.option_file), indent=1, sort_keys=True)
     if osp.isdir(folder) and osp.isfile(f'{folder}.txt'):
         with open(f'{folder}.txt') as file:
-            if file.read() != recipe:
+            if file.read() not in (named, recipe):
                 raise InputError(f'{folder} was trained with other options ({folder}.txt); remove it and its rows of '
                                  'results.csv, or study in another folder.')
-    os.makedirs('experiments', exist_ok=True)
-    with open(f'{folder}.txt', 'w') as file:
-        file.write(recipe)
+    else:
+        with replacing(f'{folder}.txt') as file:
+            file.write(recipe)
 
 
 def cost(training):
@@ -198,23 +219,49 @@ def measure(training, domain, metrics):
 
 
 def run_study(study, out, processes=1, tell=print):
-    """Train and measure what OUT/results.csv does not hold yet; returns its rows, dicts of text."""
+    """Train and measure what OUT/results.csv does not hold yet; returns its rows, see :func:`rows_of`."""
+    for name, domain in study['domains'].items():  # a mistake would be found after the training
+        for key in DOMAIN:
+            if key in domain:
+                open_source(domain[key], f'domains:{name}:{key}')
+    for variant in study['variants'].values():
+        read_option_file(variant['opt'])
     path = osp.join(out, 'results.csv')
-    rows = read_rows(path, study['metrics'])
-    done = {tuple(row[key] for key in KEYS) for row in rows}
+    make_folder(out)
+    rows = read_rows(path)
+    done = rows_of(study, rows)
     for cell, training in plan(study).items():
         keep_recipe(training)
-        if tuple(map(str, cell)) in done:
+        if cell in done:
             continue
         train(training, processes)
-        figures = measure(training, study['domains'][cell[1]], study['metrics'])
+        domain = study['domains'][cell[1]]
+        figures = measure(training, domain, study['metrics'])
         iterations, seconds = cost(training)
-        row = {**dict(zip(KEYS, map(str, cell), strict=True)), 'iterations': str(iterations),
-               'seconds': f'{seconds:.0f}', **{name: f'{value:.4f}' for name, value in figures.items()}}
-        rows.append(row)
-        write_rows(path, rows)
+        key = tuple(map(str, cell))
+        rows[key] = row = {**dict(zip(KEYS, key, strict=True)), **photos_of(domain), 'iterations': str(iterations),
+                           'seconds': f'{seconds:.0f}', **{name: f'{value:.4f}' for name, value in figures.items()}}
+        write_rows(path, rows.values())
         tell('  '.join(f'{key} {value}' for key, value in row.items()))
-    return rows
+    return rows_of(study, rows)
+
+
+def photos_of(domain):
+    """What a row is measured on, as it stands there."""
+    return {'lq': domain['lq'], 'gt': domain.get('gt', '')}
+
+
+def rows_of(study, rows):
+    """Those :func:`read_rows` that are of a study and up to date: {cell of its plan: row}.
+
+    A row has all the metrics, and is of the same photos. (Of an old row, without ``lq``, that is not known.)
+    """
+    known = {}
+    for cell in plan(study):
+        row, photos = rows.get(tuple(map(str, cell)), {}), photos_of(study['domains'][cell[1]])
+        if all(row.get(metric) for metric in study['metrics']) and (not row.get('lq') or photos.items() <= row.items()):
+            known[cell] = row
+    return known
 
 
 # ---------------------------------------------------------------------- tables
@@ -224,10 +271,10 @@ def summarise(rows, metrics):
     """A row for each variant and domain: mean and standard deviation over seeds, and the share of the gap closed.
 
     The share, (variant - vanilla) / (oracle - vanilla), is of the means of the first metric; ``won`` counts the seeds
-    in which the variant was better than vanilla by it.
+    in which the variant was better than vanilla by it, of those that both have, ``common``.
 
     Args:
-        rows (list[dict]): Of :func:`run_study`.
+        rows (list[dict]): Rows of results.csv.
         metrics (list[str]): Columns to average.
 
     Returns:
@@ -249,6 +296,7 @@ def summarise(rows, metrics):
         vanilla, oracle = (reference and cells.get((domain, name)) for name in ('vanilla', 'oracle'))
         entry['share'] = vanilla and oracle and _share(*(_mean(part, reference) for part in (seeds, vanilla, oracle)))
         common = [seed for seed in seeds if seed in (vanilla or {})]
+        entry['common'] = len(common)
         entry['won'] = (sum(_gain(reference, seeds[seed], vanilla[seed]) > 0 for seed in common)
                         if common and variant != 'vanilla' else None)
         table.append(entry)
@@ -270,15 +318,14 @@ def _share(value, vanilla, oracle):
 
 def markdown(table, metrics):
     """:func:`summarise` as a Markdown table."""
-    lines = ['| domain | variant | ' + ' | '.join(metrics) + ' | gap closed | better than vanilla | iterations | min |',
-             '|---|---|' + '---|' * (len(metrics) + 4)]
+    rows = []
     for entry in table:
         share = '' if entry['share'] is None else f"{entry['share']:.0%}"
-        won = '' if entry['won'] is None else f"{entry['won']} of {entry['seeds']}"
-        figures = ' | '.join(_figure(metric, *entry[metric]) for metric in metrics)
-        lines.append(f"| {entry['domain']} | {entry['variant']} | {figures} | {share} | {won} | "
-                     f"{entry['iterations']:.0f} | {entry['seconds'] / 60:.1f} |")
-    return '\n'.join(lines)
+        won = '' if entry['won'] is None else f"{entry['won']} of {entry['common']}"
+        rows.append([entry['domain'], entry['variant'], *(_figure(metric, *entry[metric]) for metric in metrics), share,
+                     won, f"{entry['iterations']:.0f}", f"{entry['seconds'] / 60:.1f}"])
+    return markdown_table(['domain', 'variant', *metrics, 'gap closed', 'better than vanilla', 'iterations', 'min'],
+                          rows)
 
 
 def _figure(metric, mean, deviation):
@@ -293,21 +340,19 @@ def write_table(path, table, metrics):
     write_rows(path, flat)
 
 
-def read_rows(path, metrics):
-    """The rows that have all ``metrics``; others are measured again."""
+def read_rows(path):
+    """{(variant, domain, seed): row}, all of it text."""
     if not osp.isfile(path):
-        return []
+        return {}
     with open(path, newline='') as file:
-        return [row for row in csv.DictReader(file) if all(row.get(metric) for metric in metrics)]
+        return {tuple(row[key] for key in KEYS): row for row in csv.DictReader(file)}
 
 
 def write_rows(path, rows):
-    os.makedirs(osp.dirname(path) or '.', exist_ok=True)
-    with open(f'{path}.part', 'w', newline='') as file:
+    with replacing(path) as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(f'{path}.part', path)
 
 
 def plot(path, rows, metric):
@@ -352,13 +397,14 @@ def run(args):
     """:func:`main` on parsed arguments."""
     study = read_study(args.study)
     results = osp.join(args.out, 'results.csv')
-    rows = read_rows(results, study['metrics']) if args.table else run_study(study, args.out, args.processes)
+    done = rows_of(study, read_rows(results)) if args.table else run_study(study, args.out, args.processes)
+    rows = list(done.values())
     if not rows:
-        raise InputError(f'--table: {results} holds nothing yet, or not all the metrics of the study.')
+        raise InputError(f'--table: {results} holds nothing of this study yet, or not all its metrics.')
     table = summarise(rows, study['metrics'])
     write_table(osp.join(args.out, 'table.csv'), table, study['metrics'])
     text = markdown(table, study['metrics'])
-    with open(osp.join(args.out, 'table.md'), 'w') as file:
+    with replacing(osp.join(args.out, 'table.md')) as file:
         file.write(text + '\n')
     plot(osp.join(args.out, 'study.svg'), rows, study['metrics'][0])
     print(f'\n{text}\n\nAll of it: {args.out}/')

@@ -10,6 +10,7 @@ import argparse
 
 from noiseda_arch.spandrel_archs import read_weights
 from noiseda_basicsr import errors_in_one_line
+from noiseda_model.commands import refuse_overwriting
 from noiseda_model.export import export
 from noiseda_model.restorer import load_trained, network_of
 
@@ -24,6 +25,7 @@ def main():
     parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help='one image size, for .onnx and .pt')
     args = parser.parse_args()
     with errors_in_one_line():
+        refuse_overwriting(args.files, [args.weights])
         net = load_trained(args.weights, args.opt, args.key)
         network = network_of(read_weights(args.weights), args.opt)
         for path in args.files:

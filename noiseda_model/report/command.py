@@ -1,20 +1,19 @@
 """The command noiseda-report."""
 import argparse
-import contextlib
 import html
 import json
-import math
-import os
 import time
 from importlib import metadata, resources
 from os import path as osp
 
 from noiseda_basicsr import InputError, errors_in_one_line
+from noiseda_model.commands import check_positive, json_figures, named_paths, replacing
 from noiseda_model.evaluation import METRICS
+from noiseda_model.metrics import lpips_network
 from noiseda_model.protocols import definition
 from noiseda_model.report.pictures import choose, encode_all, thumbnail, window
 from noiseda_model.report.runs import read_run, thin
-from noiseda_model.report.versions import TRUTH, measure_all, open_versions
+from noiseda_model.report.versions import DEGRADED, TRUTH, measure_all, open_versions
 
 EXAMPLES = """examples:
   noiseda-report results/my_photos --lq my_photos -o report.html
@@ -54,12 +53,10 @@ def run(args):
     """:func:`main` on parsed arguments."""
     if not args.results and not args.runs:
         raise InputError('Nothing to show: give folders of restored images, --runs, or both.')
-    for option, value in (('--show', args.show), ('--max-side', args.max_side), ('--max-mb', args.max_mb)):
-        if value <= 0:
-            raise InputError(f'{option} {value:g}: must be above 0.')
+    check_positive(args, 'show', 'max_side', 'max_mb')
     report = {
         'title': args.title, 'made': time.strftime('%Y-%m-%d %H:%M'), 'version': _version(),
-        'runs': [read_run(path, label) for label, path in _named(args.runs, '--runs').items()],
+        'runs': [read_run(path, label) for label, path in named_paths(args.runs, '--runs').items()],
         'versions': [], 'metrics': [], 'notes': [], 'definition': {}, 'images': [],
     }
     for each in report['runs']:
@@ -79,24 +76,13 @@ def _version():
         return ''
 
 
-def _named(texts, option):
-    """{name: path} of NAME=PATH or PATH; the name is the folder's then."""
-    named = {}
-    for text in texts:
-        name, equals, path = text.partition('=')
-        if not equals or os.sep in name:
-            name, path = osp.basename(osp.abspath(text)), text
-        if name in named:
-            raise InputError(f'{option}: {name} is there twice; give one another name, as other={path}.')
-        named[name] = path
-    return named
-
-
 def _add_images(report, args):
     """Measure the images, put what is known of them into ``report``; returns {name: {version: data URI}}."""
-    results = _named(args.results, 'results')
+    results = named_paths(args.results, 'results', (DEGRADED, TRUTH))
     names, versions = open_versions(results, args.lq, args.gt, args.filename_tmpl)
     metrics = {name: block for name, block in METRICS.items() if args.gt and (args.lpips or name != 'LPIPS')}
+    if 'LPIPS' in metrics:
+        lpips_network()  # that its weights are missing is no image's fault
     measured = measure_all(names, versions, metrics)
     labels = [version.label for version in versions if version.label != TRUTH]
     reference, last = labels[0], labels[-1]
@@ -113,7 +99,8 @@ def _add_images(report, args):
     report.update(versions=[version.label for version in versions], metrics=list(metrics), reference=reference,
                   definition={name: text for name, text in definition(metrics).items() if name in metrics})
     for name, image in measured.items():
-        entry = {'name': name, 'size': [image.width, image.height], 'figures': _finite(image.figures)}
+        figures = {label: json_figures(row) for label, row in image.figures.items()}
+        entry = {'name': name, 'size': [image.width, image.height], 'figures': figures}
         if name in pictures:
             top, left, height, width = window(image, args.max_side)
             entry.update(window=[left, top, width, height], focus=[image.focus[1] - left, image.focus[0] - top],
@@ -121,12 +108,6 @@ def _add_images(report, args):
         report['images'].append(entry)
     report['notes'] = _notes(report['images'], args.show, encoding, by_gain, reference, last)
     return pictures
-
-
-def _finite(figures):
-    """JSON knows no infinity (the PSNR of equal images)."""
-    return {label: {metric: value if math.isfinite(value) else str(value) for metric, value in row.items()}
-            for label, row in figures.items()}
 
 
 def _notes(images, wanted, encoding, by_gain, reference, last):
@@ -145,26 +126,6 @@ def _notes(images, wanted, encoding, by_gain, reference, last):
         notes.append(f'{shown - sum(is_whole)} of the pictures are the part of an image where '
                      f'{"the versions differ" if last == reference else f"{reference} and {last} differ"} most.')
     return notes
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """A file to write, which takes the place of ``path`` when it is complete, and leaves nothing when it is not.
-
-    Raises:
-        InputError: It cannot be written.
-    """
-    partial = f'{path}.partial'
-    try:
-        os.makedirs(osp.dirname(osp.abspath(path)), exist_ok=True)
-        with open(partial, 'w', encoding='utf-8') as file:
-            yield file
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f'{path}: cannot be written ({error}).') from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(partial)
 
 
 def write_page(file, report, pictures):

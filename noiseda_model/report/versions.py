@@ -47,7 +47,7 @@ def open_versions(results, lq=None, gt=None, template=None):
     """Open what is to be compared.
 
     Args:
-        results (dict): Label -> folder or LMDB of restored images.
+        results (dict): Label -> folder or LMDB of restored images; none is called 'degraded' or 'truth'.
         lq, gt (str): Degraded images and ground truth; the names are those of the first of lq, gt, results.
         template (str): Key of a restored image called ``{}``, as "{}_restored". Default: found from the names.
 
@@ -55,10 +55,8 @@ def open_versions(results, lq=None, gt=None, template=None):
         tuple: names, list[Version] in the order degraded, results, truth.
 
     Raises:
-        InputError: A folder is missing or empty; a name is not found in it; a label is given twice.
+        InputError: A folder is missing or empty; a name is not found in it.
     """
-    if taken := {DEGRADED, TRUTH} & set(results):
-        raise InputError(f'{taken.pop()}= is a name that the page gives itself (to --lq and --gt); choose another one.')
     if template is not None and '{}' not in template:
         raise InputError(f'--filename-tmpl {template}: must hold {{}}, for the name of the photo.')
     sources = ([(DEGRADED, lq, '--lq')] if lq else []) + [(label, path, 'results') for label, path in results.items()]
@@ -141,7 +139,7 @@ def _measure_one(name, versions, metrics):
                              f'{other[1]}x{other[0]}; the versions of an image must be of equal size.')
     truth, figures = images.pop(TRUTH, None), {}
     if truth is not None:
-        figures = {label: measure(image, truth, metrics) for label, image in images.items()}
+        figures = {label: measure(image, truth, metrics, f'{name} ({label})') for label, image in images.items()}
     return Measured(*shape[:2], find_focus(*_most_telling(images, truth)), figures)
 
 

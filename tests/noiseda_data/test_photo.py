@@ -199,6 +199,15 @@ def test_jpeg_cannot_hold_alpha(tmp_path):
         PhotoWriter(photo, str(tmp_path / 'out.jpg'))
 
 
+@pytest.mark.parametrize(('ending', 'longest'), [('.webp', 16383), ('.jpg', 65500)])
+def test_what_is_too_long_for_a_format_is_told_before_it_is_restored(tmp_path, ending, longest):
+    fitting, longer = (Photo(str(write(tmp_path / f'{side}.png', np.zeros((1, side, 3), np.uint8))))
+                       for side in (longest, longest + 1))
+    assert read(copy(fitting.path, tmp_path / f'out{ending}')).shape == (1, longest, 3)
+    with pytest.raises(InputError, match=f'is {longest + 1}x1, and a side in {ending} files has {longest} pixels at m'):
+        PhotoWriter(longer, str(tmp_path / f'out{ending}'))
+
+
 def test_a_file_is_complete_or_not_there(tmp_path, monkeypatch):
     """Whatever fails, what was there stays, and nothing else is left behind."""
     source, target = write(tmp_path / 'in.png', COLOUR), tmp_path / 'out' / 'a.png'

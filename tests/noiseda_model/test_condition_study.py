@@ -88,7 +88,7 @@ def test_the_command_writes_what_error_curve_computes(study, tmp_path):
     means = {float(row['sigma']): float(row['noise_error']) for row in rows if row['alpha_bar'] == 'mean'}
     np.testing.assert_allclose([means[0], means[40]], errors.mean(axis=(0, 2)), rtol=1e-4)
     assert means[0] != means[40]
-    assert f'| 40 | {errors[:, 1].mean():.4f} +- ' in process.stdout
+    assert f'| 40    | {errors[:, 1].mean():.4f} +- ' in process.stdout
     assert (tmp_path / 'out/condition_study.svg').read_text().startswith('<?xml')
 
 
@@ -101,7 +101,7 @@ def message(capsys, *arguments):
 
 def test_what_a_user_can_get_wrong(study, tmp_path, capsys):
     weights = f'tiny={tmp_path / "net.pth"}'
-    assert 'NAME=WEIGHTS' in message(capsys, *study, 'net.pth')
+    assert 'the name tiny is taken' in message(capsys, *study, weights, weights)
     assert 'no such checkpoint' in message(capsys, *study, 'tiny=nowhere.pth')
     assert 'lower --size' in message(capsys, *study, weights, '--size', 64)
     assert 'two or more' in message(capsys, *study, weights, '--count', 1)

@@ -1,4 +1,6 @@
 """What is exported restores as PyTorch does, at odd sizes, in the programs the formats are for."""
+import runpy
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -51,7 +53,7 @@ def test_a_square_network_is_exported_at_one_size(tmp_path):
     net, path = tiny('Uformer'), str(tmp_path / 'net.onnx')
     with pytest.raises(InputError, match='Uformer works on square images only.*--size'):
         export(net, path)
-    with pytest.raises(InputError, match='--size 128 256 does not suit Uformer'):
+    with pytest.raises(InputError, match='128 256 does not suit Uformer, whose sides are equal, multiples of 128 and '):
         export(net, path, (128, 256))
     assert '128x128' in export(net, path, (128, 128))
     image = np.random.default_rng(0).random((1, 3, 128, 128), np.float32)
@@ -134,6 +136,20 @@ def test_half_precision_is_refused_where_it_does_harm_or_has_no_place(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('ending', ['.pth', '.safetensors', '.pt'])
+def test_a_missing_folder_is_made(ending, tmp_path):
+    net = tiny('RestorationUNet')
+    export(net, str(tmp_path / f'new/net{ending}'))
+    assert (tmp_path / f'new/net{ending}').is_file()
+    with pytest.raises(InputError, match=f'new/net{ending}: this folder cannot be made'):
+        export(net, str(tmp_path / f'new/net{ending}/net{ending}'))
+
+
+def test_a_size_that_does_not_suit_is_told_in_words(tmp_path):
+    with pytest.raises(InputError, match='101 100 does not suit RestorationUNet, whose sides are multiples of 2 and'):
+        export(tiny('RestorationUNet'), str(tmp_path / 'net.pt'), (101, 100))
+
+
 def test_a_pth_names_its_network_where_that_is_known(tmp_path):
     net, path, network = tiny('RestorationUNet'), str(tmp_path / 'net.pth'), {'type': 'RestorationUNet', 'width': 4,
                                                                               'depth': 2}
@@ -142,6 +158,15 @@ def test_a_pth_names_its_network_where_that_is_known(tmp_path):
     assert_same(load_trained(path), net, tolerance=0)
     export(net, path, network={'type': 'SpandrelArch', 'path': 'elsewhere.pth'})
     assert network_of(read_weights(path)) is None
+
+
+def test_the_source_is_not_written_over(tmp_path, monkeypatch):
+    (tmp_path / 'net.pth').write_bytes(b'weights')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('sys.argv', ['export.py', 'net.pth', str(tmp_path / 'net.pth')])
+    with pytest.raises(SystemExit, match='error: .*net.pth: is read and would be overwritten'):
+        runpy.run_path(str(ROOT / 'scripts/export.py'), run_name='__main__')
+    assert (tmp_path / 'net.pth').read_bytes() == b'weights'
 
 
 def test_the_command(tmp_path):

@@ -19,10 +19,20 @@ from noiseda_basicsr import InputError
 from noiseda_data.lmdb_writer import create_lmdb
 from noiseda_data.sidd import BlockStore
 from noiseda_data.store import open_one
-from noiseda_model import NoiseDAModel
-from noiseda_model.evaluation import METRICS, compare
+from noiseda_model import NoiseDAModel, comparison
+from noiseda_model.evaluation import METRICS, SMALLEST, measure
 from noiseda_model.metrics import WEIGHTS_VARIABLE
-from noiseda_model.protocols import DEFINITIONS, NO_TRUTH, PROTOCOLS, evaluate, main, means, save_png, to_8bit
+from noiseda_model.protocols import (
+    DEFINITIONS,
+    NO_TRUTH,
+    PROTOCOLS,
+    RestoredStore,
+    evaluate,
+    main,
+    means,
+    save_png,
+    to_8bit,
+)
 from noiseda_model.restorer import Restorer
 from tests.noiseda_model.test_metrics import alexnet, weights  # noqa: F401  fixtures
 from tests.noiseda_model.test_model import small_opt
@@ -187,7 +197,7 @@ def test_sidd_from_mat_to_submission(network, tmp_path, capsys):
 
 
 def test_saved_pngs_have_the_right_colours_and_clamp(image_folder, tmp_path):
-    image = np.zeros((8, 12, 3), np.uint8)
+    image = np.zeros((12, 12, 3), np.uint8)
     image[:, :4, 0], image[:, 4:8, 1], image[:, 8:, 2] = 255, 255, 250  # red, green, blue
     folder = image_folder('x', {'a.png': image})
     for by, change in ((0.2, 51), (-0.2, -51), (0, 0), (3, 765), (-3, -765)):
@@ -214,12 +224,46 @@ def test_basicsrs_pngs_have_the_right_colours_and_clamp(image_folder, tmp_path):
         np.testing.assert_array_equal(saved, (image.astype(int) + change).clip(0, 255))
 
 
-def test_compare_measures_the_same(test_set):
+@pytest.fixture
+def degraded_16_bit(test_set, image_folder):
+    """The degraded photos of the test set with 16 bit."""
+    store = open_one(test_set[1], '')
+    return image_folder('lq16', {f'{name}.png': store.read(name).astype(np.uint16) * 257 for name in store.keys})
+
+
+def test_compare_measures_the_same(test_set, network, degraded_16_bit, tmp_path, capsys):
     gt, lq = test_set
-    figures = evaluate(open_one(lq, ''), open_one(gt, ''), {name: METRICS[name] for name in ('PSNR', 'SSIM')})
-    mean, photos = compare(lq, gt, {'same': lambda image: image})
-    assert mean['same'] == mean['degraded'] == means(figures)
-    assert {name: versions['same'][1] for name, versions in photos.items()} == figures
+    option_file, net_g = network
+    for folder in (lq, degraded_16_bit):
+        comparison.main([f'net={net_g}', '-opt', option_file, '--lq', folder, '--gt', gt, '--show', '1', '--out',
+                         str(tmp_path / 'out')])
+        metrics, restorer = {name: METRICS[name] for name in ('PSNR', 'SSIM')}, Restorer(net_g, option_file)
+        expected = {version: evaluate(store, open_one(gt, ''), metrics) for version, store in (
+            ('degraded', open_one(lq, '')), ('net', RestoredStore(open_one(folder, ''), restorer)))}
+        with open(tmp_path / 'out/figures.csv', newline='') as file:
+            for row in csv.DictReader(file):
+                figures = expected[row['version']][row['photo']]
+                assert {metric: float(row[metric]) for metric in figures} == pytest.approx(figures)
+        figures = means(expected['net'])
+        assert f'| net      | {figures["PSNR"]:.2f} | {figures["SSIM"]:.4f} |' in capsys.readouterr().out
+        picture = cv2.imread(str(tmp_path / 'out/comparison.png'))
+        assert picture.shape == (280, 3 * 260, 3)  # one photo; degraded, net, truth
+        np.testing.assert_array_equal(picture[24:88, :72], cv2.imread(f'{lq}/a.png'))
+        np.testing.assert_array_equal(picture[24:88, 520:592], cv2.imread(f'{gt}/a.png'))
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['NET', '--show', '0'], '--show 0: must be above 0'),
+    (['degraded=NET'], 'networks: the name degraded is taken; choose another, as other='),
+    (['a=NET', 'a=NET'], 'networks: the name a is taken'),
+    (['a='], "networks: 'a=' is not of the form NAME=PATH"),
+    (['a=NET', '--lq', 'nowhere'], '--lq: nowhere does not exist'),
+])
+def test_mistakes_in_a_comparison(arguments, message, test_set, network, tmp_path):
+    arguments = [argument.replace('NET', network[1]) for argument in arguments]
+    with pytest.raises(SystemExit, match=f'^error: {message}'):
+        comparison.main(['-opt', network[0], '--lq', test_set[1], '--gt', test_set[0], '--out', str(tmp_path / 'out'),
+                         *arguments])
 
 
 def test_16_bit_images_are_rounded_to_8():
@@ -258,6 +302,42 @@ def test_sizes_must_match(test_set, image_folder):
         evaluate(open_one(results, ''), open_one(gt, ''), QUICK)
 
 
+@pytest.mark.parametrize('protocol', ['realblur_j', 'realblur_j_aligned'])
+def test_images_too_small_for_a_metric_are_told(protocol, weights, monkeypatch):  # noqa: F811
+    monkeypatch.setenv(WEIGHTS_VARIABLE, weights)
+    for name, block in PROTOCOLS[protocol].metrics.items():
+        side = SMALLEST.get(block['type'], 5)
+        large, small = smooth(0)[:side], smooth(0)[:side - 1]
+        assert np.isfinite(measure(large, smooth(0)[:side] + 1, {name: block})[name])
+        if block['type'] in SMALLEST:
+            with pytest.raises(InputError, match=f'a.png is 72x{side - 1}; {name} needs sides of {side} pixels or'):
+                measure(small, small, {name: block}, 'a.png')
+
+
+@pytest.mark.parametrize('destroyed', ['gt', 'lq', 'results', 'other name', 'mat'])
+def test_what_is_read_is_not_written_over(destroyed, test_set, network, tmp_path):
+    gt, lq = test_set
+    option_file, net_g = network
+    source = ['--results', lq] if destroyed == 'results' else ['--lq', lq, '-opt', option_file, '--weights', net_g]
+    (tmp_path / 'link').symlink_to(gt)
+    target = {'gt': gt, 'lq': lq, 'results': lq, 'other name': str(tmp_path / 'link'), 'mat': gt}[destroyed]
+    before = {name: (tmp_path / name).read_bytes() for name in ('gt/a.png', 'lq/a.png')}
+    with pytest.raises(SystemExit, match=f'error: {target}: is read and would be overwritten'):
+        main(['--protocol', 'folder', '--no-lpips', '--gt', gt, *source, '--out', str(tmp_path / 'out'),
+              '--submit' if destroyed == 'mat' else '--save', target])
+    assert before == {name: (tmp_path / name).read_bytes() for name in before}
+
+
+def test_a_network_that_gives_no_numbers_has_no_figures(test_set, network, tmp_path):
+    option_file, net_g = network
+    content = torch.load(net_g)
+    next(iter(content['params_ema'].values())).fill_(torch.nan)
+    torch.save(content, net_g)
+    with pytest.raises(SystemExit, match='net_g.pth: these weights make NaN or infinity of an image. They are damaged'):
+        main(['--protocol', 'folder', '--no-lpips', '--gt', test_set[0], '--lq', test_set[1], '-opt', option_file,
+              '--weights', net_g, '--out', str(tmp_path / 'out')])
+
+
 @pytest.mark.parametrize(('image', 'message'), [
     (np.zeros((100, 191, 3), np.uint8), r'a.png is 191x100; NIQE needs two blocks of 96x96. Give the ground truth'),
     (np.zeros((200, 200, 3), np.uint8), r'a.png: cannot be measured'),
@@ -283,7 +363,8 @@ def test_what_cannot_be_aligned_is_named(test_set, image_folder):
     (['--results', 'nowhere', '--gt', 'GT'], '--results: nowhere does not exist'),
     (['--results', 'LQ', '--gt', 'nowhere.mat'], 'nowhere.mat: no such file'),
     (['--results', 'LQ', '--gt', 'GT', '--filename-tmpl', 'x_{a}'], r'--filename-tmpl x_\{a\}: must hold \{\}'),
-    (['--results', 'LQ', '--gt', 'GT', '--save', 'OPT'], 'opt.yml: cannot be made .* Choose another folder'),
+    (['--results', 'LQ', '--filename-tmpl', '{}_x'], '--filename-tmpl {}_x: names results by ground truth; give --gt'),
+    (['--results', 'LQ', '--gt', 'GT', '--save', 'OPT'], 'opt.yml: this folder cannot be made .* Choose another'),
     (['--results', 'LQ', '--gt', 'GT', '--submit', 'out.mat'], 'out.mat: a submission needs every block'),
     (['--lq', 'LQ', '--gt', 'GT', '-opt', 'OPT', '--weights', 'nowhere.pth'], 'nowhere.pth'),
     (['--lq', 'LQ', '--gt', 'GT', '-opt', 'nowhere.yml', '--weights', 'NET'], 'nowhere.yml: no such option file'),

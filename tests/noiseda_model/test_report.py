@@ -182,13 +182,15 @@ def test_events_lie_beside_the_experiment(tmp_path):
 @pytest.mark.parametrize('arguments, words', [
     ([], 'Nothing to show'),
     (['missing'], 'results: missing does not exist'),
-    (['a={lq}', 'a={gt}'], 'a is there twice'),
-    (['degraded={lq}'], 'choose another'),
+    (['a={lq}', 'a={gt}'], 'the name a is taken; choose another'),
+    (['degraded={lq}'], 'the name degraded is taken'),
     (['a={lq}', '--runs', 'nowhere'], 'nowhere does not exist'),
     (['a={lq}', '--show', '0'], '--show 0'),
     (['a={lq}', '--gt', '{gt}', '--filename-tmpl', 'x'], 'must hold {}'),
     (['a={lq}', '--gt', '{gt}', '--filename-tmpl', '{}_x'], 'no image 000_x'),
-    (['a={lq}', '-o', '{lq}/000.png/page.html'], 'cannot be written'),
+    (['a={lq}', '-o', '{lq}/000.png/page.html'], '000.png: this folder cannot be made'),
+    (['a={lq}', '-o', '{lq}'], 'lq: is a folder; name a file'),
+    (['a={lq}', '--runs', 'x='], 'is not of the form NAME=PATH'),
 ])
 def test_mistakes_are_told(arguments, words, pair_folders):
     gt, lq = pair_folders(1)

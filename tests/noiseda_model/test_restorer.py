@@ -240,11 +240,14 @@ def test_plan_leaves_earlier_results_out(photos):
 
 
 def test_plan_refuses_what_would_lose_a_photo(photos, tmp_path):
-    with pytest.raises(InputError, match='a.png is to be restored and would be overwritten'):
+    with pytest.raises(InputError, match='a.png: is read and would be overwritten; choose another place'):
         plan([str(photos)], str(photos))
     shutil.copy(photos / 'a.png', photos / 'below/a.png')
     with pytest.raises(InputError, match='would both become .*out/a.png'):
         plan([str(photos / 'a.png'), str(photos / 'below/a.png')], str(tmp_path / 'out'))
+    with pytest.raises(InputError, match=r'-o out.png: its ending is not that of --format'):
+        plan([str(photos / 'a.png')], 'out.png', '.jpg')
+    assert plan([str(photos / 'a.png')], 'out.jpg', '.jpg') == {'out.jpg': str(photos / 'a.png')}
     with pytest.raises(InputError, match=r'\*.gif: no photo there'):
         plan([str(photos / '*.gif')], str(tmp_path / 'out'))
 
@@ -279,6 +282,25 @@ def test_a_folder_with_a_bad_file_and_again(weights, photos, tmp_path, capsys):
     assert Photo(str(out / 'below/b.jpg')).height == 57
 
 
+@pytest.mark.parametrize('value', [torch.nan, torch.inf])
+def test_weights_that_give_no_numbers_restore_nothing(weights, photos, tmp_path, capsys, value):
+    content = torch.load(weights)
+    next(iter(content['params_ema'].values())).fill_(value)
+    torch.save(content, weights)
+    assert command(photos, '-o', tmp_path / 'out', '--weights', weights) == 1
+    assert files(tmp_path / 'out') == []
+    printed, errors = capsys.readouterr()
+    assert 'Restored 0 of 3' in printed and ' 0 photos/s.' in printed
+    assert f'{weights}: these weights make NaN or infinity of {photos}/a.png. They are damaged' in errors
+    assert command(photos, '-o', tmp_path / 'out', '--weights', weights, '--precision', 'fp16') == 1
+    assert 'Take --precision fp32 or bf16.' in capsys.readouterr().err
+
+
+def test_a_tile_that_is_no_number_is_told(photos, capsys):
+    assert command(photos, '-o', 'out', '--tile', 'abc') == 2
+    assert "argument --tile: invalid tile value: 'abc'" in capsys.readouterr().err
+
+
 def test_a_file_that_cannot_be_written_stops_no_other(weights, photos, tmp_path, capsys, monkeypatch):
     replace = os.replace
     monkeypatch.setattr(os, 'replace', lambda source, target: (_ for _ in ()).throw(OSError(28, 'No space left'))
@@ -307,6 +329,7 @@ def test_ctrl_c_leaves_complete_files_only(weights, photos, tmp_path, capsys, mo
     (['--batch', '0'], '--batch is 0; it must be 1'),
     (['--device', 'gpu'], '--device gpu'),
     (['--overlap', '-1'], '--overlap is -1'),
+    (['--tile', '0', '--overlap', '50'], '--overlap 50: whole photos (--tile 0) have none'),
     (['--weights', 'none.pth'], 'none.pth'),
     (['-opt', 'none.yml'], 'none.yml'),
 ])
@@ -327,7 +350,7 @@ def test_what_is_left_out_is_told(weights, photos, tmp_path, capsys):
 
 def test_a_folder_that_cannot_be_made_is_told_once(weights, photos):
     code = command(photos, '-o', photos / 'notes.txt', '--weights', weights)
-    assert code.startswith('error: ') and 'notes.txt: this folder cannot be made' in code and 'with -o' in code
+    assert code.startswith('error: ') and 'notes.txt: this folder cannot be made' in code
 
 
 @pytest.mark.parametrize('name, words', [

@@ -217,6 +217,22 @@ def test_the_command_ranks_and_measures(run_folder, photos):
     assert f'First by transplant: tiny/2 (experiments/tiny/models/net_g_2.pth)\n{VERDICT}' in process.stdout
 
 
+@pytest.mark.parametrize('damaged', [['10'], ['2', '10']])
+def test_a_damaged_checkpoint_ranks_last_and_is_named(damaged, run_folder, photos, capsys):
+    lq, gt, clean = photos
+    for number in damaged:
+        file = run_folder / f'experiments/tiny/models/net_g_{number}.pth'
+        content = torch.load(file)
+        next(iter(content['params_ema'].values())).fill_(torch.nan)
+        torch.save(content, file)
+    main([str(run_folder / 'experiments/tiny'), '--lq', lq, '--gt', gt, '--clean', clean, '-opt',
+          str(run_folder / 'opt.yml'), '--out', str(run_folder / 'out')])
+    found = rows(run_folder / 'out/ranking.csv')
+    assert [row['checkpoint'] for row in found if row['psnr'] == row['transplant'].replace('inf', '-inf')] == [
+        f'tiny/{number}' for number in damaged] and found[-1]['checkpoint'] == 'tiny/10'
+    assert f'net_g_{damaged[0]}.pth: these weights make NaN' in capsys.readouterr().out
+
+
 def message(capsys, *arguments):
     with pytest.raises(SystemExit) as stopped:
         main([*map(str, arguments)])
@@ -239,6 +255,8 @@ def test_what_a_user_can_get_wrong(run_folder, photos, capsys, image_folder):
     small = image_folder('small', {f'{name}.png': photo(0, (64, 64)) for name in 'ab'})
     assert 'differs in size' in told('--gt', small)
     assert 'no photo of 200x90 or more' in told('--clean', image_folder('little', {'x.png': photo(0, (64, 64))}))
+    assert '--group tiny/*: says how criteria agree with the truth; give --gt' in told('--group', 'tiny/*')
+    assert '--count 0: must be above 0' in told('--count', 0) and '--crop 0: must' in told('--crop', 0)
     assert 'matches 0 of the checkpoints' in told('--gt', gt, '--group', 'other/*')
     assert 'a choice needs two' in message(capsys, models / 'net_g_2.pth', *usual[1:])
     assert 'neither a file nor a folder with net_g_*.pth' in message(capsys, run_folder / 'nowhere', *usual[1:])

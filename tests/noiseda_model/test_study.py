@@ -1,17 +1,19 @@
 """The study: what it trains and skips, and its figures against hand-made ones."""
 import csv
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from basicsr.archs import build_network
 from basicsr.metrics import calculate_niqe
 from cli import ROOT
 from images import write_images
 
 from noiseda_basicsr import InputError
-from noiseda_model.protocols import NIQE_BLOCK
+from noiseda_model.evaluation import NIQE_BLOCK
 from noiseda_model.restorer import Restorer
 from noiseda_model.study import KEYS, main, markdown, plan, read_study, summarise
 
@@ -64,6 +66,14 @@ def test_a_training_that_starts_from_one_of_its_domain_is_of_that_domain(tmp_pat
 
 @pytest.mark.parametrize(('changes', 'message'), [
     ({'seeds': None}, 'needs seeds'),
+    ({'seeds': 3}, 'seeds is 3; it must be a list of whole numbers'),
+    ({'seeds': 0}, 'seeds is 0; it must be a list of whole numbers'),
+    ({'metrics': 'PSNR'}, "metrics is 'PSNR'; it must be a list of texts"),
+    ({'options': [{'datasets:train:gt_size': 48}]}, 'options is .* it must be a list of texts'),
+    ({'domains': {'a': None}}, 'domains:a: is None; it must be a mapping with lq, gt'),
+    ({'variants': ['v.yml']}, r"variants is \['v.yml'\]; it must be a mapping"),
+    ({'variants': {'vanilla': 'v.yml'}}, "variants:vanilla: is 'v.yml'; it must be a mapping with opt, options, start"),
+    ({'variants': {'a': {'opt': 'x', 'options': 'y=1'}}}, "variants:a: options is 'y=1'; it must be a list of texts"),
     ({'speed': 3}, 'unknown speed'),
     ({'metrics': ['FID']}, 'unknown FID'),
     ({'domains': {'a': {'gt': 'x'}}}, 'domains:a:lq is missing'),
@@ -96,6 +106,11 @@ def test_photos_without_truth_need_metrics_that_need_none(tmp_path):
     assert read_study(study(tmp_path, domains={'a': {'lq': 'x'}}, metrics=['NIQE']))['domains'] == {'a': {'lq': 'x'}}
 
 
+def squeezed(table):
+    """A Markdown table without the spaces that align it."""
+    return re.sub(' +', ' ', table)
+
+
 def rows(metric='PSNR', **figures):
     """Rows of one domain from {variant: a figure for each seed}."""
     return [{**dict(zip(KEYS, (variant, 'd', str(seed)), strict=True)), 'iterations': '10', 'seconds': '60',
@@ -110,14 +125,19 @@ def test_means_deviations_and_the_share_of_the_gap():
     assert by_name['longer']['share'] == pytest.approx(-2 / 4)
     assert (by_name['vanilla']['share'], by_name['oracle']['share']) == (0, 1)
     assert by_name['adapted']['won'] == 1 and by_name['oracle']['won'] == 2 and by_name['vanilla']['won'] is None
-    text = markdown(table, ['PSNR'])
+    text = squeezed(markdown(table, ['PSNR']))
     assert '| d | adapted | 21.50 ± 0.71 | 12% | 1 of 2 | 10 | 1.0 |' in text
 
 
 def test_without_oracle_there_is_no_share():
     entry = summarise(rows(vanilla=[20], adapted=[22]), ['PSNR'])[1]
     assert entry['share'] is None and entry['won'] == 1 and entry['PSNR'] == (22, None)
-    assert '| d | adapted | 22.00 |  | 1 of 1 |' in markdown([entry], ['PSNR'])
+    assert '| d | adapted | 22.00 | | 1 of 1 |' in squeezed(markdown([entry], ['PSNR']))
+
+
+def test_only_seeds_that_vanilla_has_too_are_compared_with_it():
+    table = summarise(rows(vanilla=[20], adapted=[22, 23, 24]), ['PSNR'])
+    assert '| 1 of 1 |' in squeezed(markdown(table, ['PSNR']))
 
 
 def test_of_lpips_the_lower_is_the_better():
@@ -130,7 +150,7 @@ def test_of_lpips_the_lower_is_the_better():
 def test_niqe_makes_nothing_better_than_vanilla():
     table = summarise(rows('NIQE', vanilla=[5, 5], oracle=[3, 3], adapted=[4, 6]), ['NIQE'])
     assert [(entry['share'], entry['won']) for entry in table] == [(None, None)] * 3
-    assert '| d | adapted | 5.0000 ± 1.4142 |  |  | 10 | 1.0 |' in markdown(table, ['NIQE'])
+    assert '| d | adapted | 5.0000 ± 1.4142 | | | 10 | 1.0 |' in squeezed(markdown(table, ['NIQE']))
 
 
 def test_photos_without_truth(tmp_path, monkeypatch):
@@ -181,7 +201,7 @@ def test_it_trains_measures_and_keeps_what_is_done(tmp_path, monkeypatch):
     assert (tmp_path / 'out/results.csv').read_text() == before
     without_ssim = '\n'.join(line.rpartition(',')[0] for line in before.splitlines()) + '\n'
     (tmp_path / 'out/results.csv').write_text(without_ssim)  # as if SSIM had been added to the study since
-    with pytest.raises(SystemExit, match='not all the metrics'):
+    with pytest.raises(SystemExit, match='not all its metrics'):
         main([file, '--out', 'out', '--table'])
     main([file, '--out', 'out'])
     assert (tmp_path / 'out/results.csv').read_text() == before
@@ -192,10 +212,79 @@ def test_it_trains_measures_and_keeps_what_is_done(tmp_path, monkeypatch):
         main([changed, '--out', 'elsewhere'])
 
 
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """trained(**changes) runs a study of one network, untrained, in a folder of its own; returns table and rows."""
+    def fake_training(training, processes):
+        folder = tmp_path / f'experiments/{training.name}'
+        (folder / 'models').mkdir(parents=True, exist_ok=True)
+        (folder / 'train_1.log').write_text('2026-01-01 10:00:00,000 INFO: total_iter: 2\n')
+        net = {'type': 'RestorationUNet', 'width': 4, 'depth': 2}
+        torch.save({'params': build_network(dict(net)).state_dict(), 'network_g': net}, tmp_path / training.weights)
+
+    def run(**changes):
+        main([study(tmp_path, **{'seeds': [0], 'domains': DOMAINS, 'variants': {'vanilla': {'opt': 'tiny.yml'}},
+                                 **changes}), '--out', 'out'])
+        with open('out/results.csv') as stream:
+            return squeezed((tmp_path / 'out/table.md').read_text()), list(csv.DictReader(stream))
+
+    for name in ('lq', 'gt', 'other'):
+        write_images(tmp_path / name, 2, seed=len(name))
+    (tmp_path / 'tiny.yml').write_text(OPTION_FILE.read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('noiseda_model.study.train', fake_training)
+    return run
+
+
+DOMAINS = {'a': {'lq': 'lq', 'gt': 'gt'}}
+
+
+def test_other_photos_are_measured_anew(trained, tmp_path):
+    _, before = trained()
+    _, after = trained(domains={'a': {'lq': 'other', 'gt': 'gt'}})
+    assert len(before) == len(after) == 1 and before[0]['PSNR'] != after[0]['PSNR'] and after[0]['lq'] == 'other'
+    older = {key: value for key, value in after[0].items() if key not in ('lq', 'gt')} | {'PSNR': '12.3400'}
+    (tmp_path / 'out/results.csv').write_text(f'{",".join(older)}\n{",".join(older.values())}\n')
+    assert '| a | vanilla | 12.34 |' in trained()[0]  # nobody knows what an old row was measured on
+
+
+def test_variants_that_the_study_does_not_name_are_in_no_table(trained):
+    trained()
+    table, found = trained(variants={'renamed': {'opt': 'tiny.yml'}})
+    assert '| renamed | ' in table and 'vanilla |' not in table.splitlines()[-1] and ' of 1' not in table
+    assert [row['variant'] for row in found] == ['vanilla', 'renamed']  # which may come back
+
+
+def test_a_changed_option_file_is_noticed(trained, tmp_path):
+    trained()
+    recipe, option_file = tmp_path / 'experiments/vanilla_seed0.txt', tmp_path / 'tiny.yml'
+    option_file.write_text('# a comment\n' + option_file.read_text())
+    trained()
+    option_file.write_text(option_file.read_text().replace('width: 4', 'width: 8'))
+    with pytest.raises(SystemExit, match='vanilla_seed0 was trained with other options'):
+        trained()
+    recipe.write_text(recipe.read_text().partition('{')[0])  # of a training made before that was noted
+    trained()
+    assert '{' not in recipe.read_text()
+
+
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'domains': {**DOMAINS, 'b': {'lq': 'nowhere', 'gt': 'gt'}}}, 'domains:b:lq: nowhere does not exist'),
+    ({'domains': {**DOMAINS, 'b': {'lq': 'lq', 'gt': 'nowhere'}}}, 'domains:b:gt: nowhere does not exist'),
+    ({'variants': {'vanilla': {'opt': 'tiny.yml'}, 'b': {'opt': 'missing.yml'}}}, 'missing.yml: no such option file'),
+])
+def test_what_is_missing_is_told_before_any_training(trained, tmp_path, changes, message):
+    with pytest.raises(SystemExit, match=f'error: {message}'):
+        trained(**changes)
+    assert not (tmp_path / 'experiments').exists()
+
+
 def test_a_training_that_fails_ends_the_study_with_what_its_log_says(tmp_path, monkeypatch):
-    variants = {'vanilla': {'opt': 'missing.yml'}}
-    file = study(tmp_path, seeds=[0], variants=variants)
+    variants = {'vanilla': {'opt': str(OPTION_FILE), 'options': ['datasets:train:dataroot_gt=nowhere']}}
+    for name in ('lq', 'gt'):
+        write_images(tmp_path / name, 2)
+    file = study(tmp_path, seeds=[0], variants=variants, domains=DOMAINS)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match='error: vanilla_seed0: training ended with status') as stopped:
         main([file, '--out', 'out'])
-    assert 'missing.yml: no such option file' in str(stopped.value)
+    assert 'nowhere does not exist' in str(stopped.value)

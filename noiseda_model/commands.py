@@ -1,0 +1,93 @@
+"""What the commands share: checks of their arguments, tables, and the files they write."""
+import contextlib
+import math
+import os
+from os import path as osp
+
+from noiseda_basicsr import InputError
+
+
+def named_paths(texts, option, taken=()):
+    """{name: path} of NAME=PATH, or of PATH alone, whose name is that of the folder or file.
+
+    Raises:
+        InputError: A name or a path is missing; a name is given twice or is one of ``taken``.
+    """
+    named = {}
+    for text in texts:
+        name, equals, path = text.partition('=')
+        if not equals or os.sep in name:
+            name, path = osp.basename(osp.abspath(text)), text
+        if not name or not path:
+            raise InputError(f'{option}: {text!r} is not of the form NAME=PATH.')
+        if name in named or name in taken:
+            raise InputError(f'{option}: the name {name} is taken; choose another, as other={path}.')
+        named[name] = path
+    return named
+
+
+def check_positive(args, *names):
+    """Refuse arguments that are not above 0; None is none."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value <= 0:
+            raise InputError(f'--{name.replace("_", "-")} {value:g}: must be above 0.')
+
+
+def refuse_overwriting(targets, sources):
+    """Refuse to write over what is read.
+
+    Args:
+        targets, sources (Iterable[str]): Files or folders.
+    """
+    sources = {osp.realpath(osp.expanduser(source)) for source in sources}
+    for target in targets:
+        if osp.realpath(target) in sources:
+            raise InputError(f'{target}: is read and would be overwritten; choose another place.')
+
+
+def make_folder(path):
+    """Before anything is computed in vain.
+
+    Raises:
+        InputError
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'{path}: this folder cannot be made ({error.strerror}). Choose another.') from error
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A text file to write, which takes the place of ``path`` when it is complete, and leaves nothing when it is not.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    if osp.isdir(path):
+        raise InputError(f'{path}: is a folder; name a file.')
+    partial = f'{path}.partial'
+    make_folder(osp.dirname(osp.abspath(path)))
+    try:
+        with open(partial, 'w', encoding='utf-8', newline='') as file:
+            yield file
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f'{path}: cannot be written ({error}).') from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+
+
+def markdown_table(header, rows):
+    """Cells of text as Markdown with aligned columns."""
+    lines = [header, *rows]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ['-' * width for width in widths])
+    return '\n'.join('| ' + ' | '.join(map(str.ljust, cells, widths)) + ' |' for cells in lines)
+
+
+def json_figures(row):
+    """{metric: float} for JSON, which knows no infinity (the PSNR of equal images)."""
+    return {metric: value if math.isfinite(value) else str(value) for metric, value in row.items()}
