@@ -18,7 +18,7 @@ from basicsr.utils.options import parse_options as stock_parse_options
 from noiseda_basicsr.errors import InputError
 from noiseda_basicsr.fixes import apply_fixes
 from noiseda_basicsr.folders import FreshFolders
-from noiseda_basicsr.option_file import check_option_file
+from noiseda_basicsr.option_file import check_option_file, explain_yaml
 from noiseda_basicsr.watch import Watch, end_workers, explain, start_worker
 
 
@@ -111,14 +111,15 @@ def parse_options(root_path, is_train=True):
     except FileNotFoundError as error:
         raise InputError(f'{error.filename}: no such option file.') from error
     except yaml.YAMLError as error:
-        raise InputError(f'The option file is not valid YAML: {error}') from error
+        raise InputError(f'The option file: {explain_yaml(error)}') from error
     except KeyError as error:
         if error.args[0].isupper():
             raise _not_launched(error) from error
         raise InputError(f'The option file lacks the key {error}.') from error
     except (AttributeError, TypeError) as error:
-        raise InputError('The option file: a block that should hold keys is empty or a single value, or name or a path '
-                         f'is a number or a list ({error}).') from error
+        raise InputError('The option file: a block that should hold keys is empty or a single value (all that stands '
+                         'directly under datasets must be such blocks), or name or a path is a number or a list '
+                         f'({error}).') from error
     except ValueError as error:
         if 'environment variable' in str(error):
             raise _not_launched(error) from error
@@ -158,3 +159,6 @@ def _fit_to_cpu(opt):
         train_set['pin_memory'] = False
     if changed:
         print(f"No CUDA GPU here: {', '.join(changed)}.", flush=True)
+    if opt.get('is_train') and opt.get('network_diffusion'):
+        print('A joint training without a GPU wants small networks and batches, as in train_demo_adapted.yml: at the '
+              "paper's sizes, a sample takes seconds a step and more than 1 GiB.", flush=True)

@@ -25,6 +25,13 @@ MAY_BE_EMPTY = ('datasets:train:gt_size', 'val:tile', 'logger:keep_last')
 ARE_TEXT = ('name', 'suffix', 'resume_id', 'dataroot', 'pretrain')  # how keys begin whose values may look like numbers
 NUMBER = re.compile(r'[+-]?\d+(\.\d*)?[eE][+-]?\d+')
 PREFETCH_MODES = (None, 'cpu', 'cuda')
+BLOCKS = {  # where keys belong that are found beside the blocks
+    'datasets:train': ('dataroot_gt', 'dataroot_lq', 'dataroot_real', 'dataroot_ref', 'degradation', 'enlarge',
+                       'gt_size', 'batch_size_per_gpu', 'num_worker_per_gpu'),
+    'train': ('total_iter', 'optim_g', 'optim_diffusion', 'diffusion_opt', 'pixel_opt', 'engine', 'ema_decay'),
+    'val': ('val_freq', 'save_img', 'metrics'),
+    'path': ('pretrain_network_g', 'pretrain_network_diffusion', 'resume_state'),
+}
 MISSING = object()
 
 
@@ -46,6 +53,11 @@ def check_option_file(opt):
     for key in needed:
         if look_up(opt, key) is MISSING:
             raise InputError(f'{key} is missing in the option file; the files in options/ show every key.')
+    for block, keys in BLOCKS.items():
+        for key in keys:
+            if key in opt or key in opt['datasets']:
+                where = 'datasets' if key in opt['datasets'] else 'the option file'
+                raise InputError(f'{key} stands directly under {where}; it belongs to {block}.')
     for key, least in WHOLE_NUMBERS.items():
         check_whole_number(opt, key, least)
     for phase in opt['datasets']:
@@ -55,6 +67,14 @@ def check_option_file(opt):
     if mode not in PREFETCH_MODES:
         raise InputError(f'datasets:train:prefetch_mode is {mode!r}; it must be cpu, cuda, or left out.')
     check_numbers_are_no_text(opt)
+
+
+def explain_yaml(error):
+    """What to tell the user of a yaml.YAMLError."""
+    if 'find module' in str(error):
+        return (f'names a module that cannot be imported ({error.problem}). Put the folder that holds it in the '
+                'variable PYTHONPATH.')
+    return f'not valid YAML. {error}'
 
 
 def look_up(opt, key):

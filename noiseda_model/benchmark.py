@@ -108,10 +108,14 @@ def _synchronize(device):
 
 
 def count_flops(model, data):
-    """Floating point operations one step executes (a multiply-add is two), counted on one sample of each part."""
+    """Floating point operations one step executes (a multiply-add is two), counted on one sample of each part.
+
+    Not compiled, so whichever algorithms cuDNN would have to look for are not worth it.
+    """
     samples, parts = len(data['gt']), model.engine['accumulate']
     model.feed_data({key: images[:parts] for key, images in data.items()})
-    with FlopCounterMode(display=False) as counter, torch.compiler.set_stance('force_eager'):
+    with FlopCounterMode(display=False) as counter, torch.compiler.set_stance('force_eager'), \
+            torch.backends.cudnn.flags(enabled=True, benchmark=False):
         model.optimize_parameters(1)
     return counter.get_total_flops() * samples // parts
 

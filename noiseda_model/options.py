@@ -10,6 +10,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY
 
 from noiseda_arch.padding import size_rule
 from noiseda_basicsr import InputError
+from noiseda_basicsr.option_file import explain_yaml
 from noiseda_model.diffusion import TIMESTEPS
 from noiseda_model.engine import DTYPES
 
@@ -111,7 +112,7 @@ def read_option_file(path):
     except OSError as error:
         raise InputError(f'{path}: no such option file.') from error
     except yaml.YAMLError as error:
-        raise InputError(f'{path}: not valid YAML. {error}') from error
+        raise InputError(f'{path}: {explain_yaml(error)}') from error
 
 
 def read_network(option_file):

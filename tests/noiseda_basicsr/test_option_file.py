@@ -38,6 +38,10 @@ FORCED = {  # --force_yml, what the message must hold
     'seed': ('manual_seed=null', ['manual_seed', 'None']),
     'workers': ('datasets:train:num_worker_per_gpu=-1', ['datasets:train:num_worker_per_gpu', '-1']),
     'prefetch': ('datasets:train:prefetch_mode=gpu', ['datasets:train:prefetch_mode', "'gpu'", 'cpu, cuda']),
+    'beside the blocks': ('degradation={type: awgn}', ['degradation stands directly under the option file',
+                                                       'belongs to datasets:train']),
+    'in no data set': ('datasets:degradation={type: awgn}', ['degradation stands directly under datasets']),
+    'a value in no data set': ('datasets:gt_size=8', ['all that stands directly under datasets must be such blocks']),
     'two equal signs': ('name=a=b', ['--force_yml', 'key=value']),
     'no equal sign': ('name', ['--force_yml', 'key=value']),
 }
@@ -53,6 +57,7 @@ def test_a_forced_mistake(name, parse):
 
 EDITED = {  # of tiny.yml: what is replaced, by what, what the message must hold
     'empty': (TINY, '', ['The option file']),
+    'a module elsewhere': ('name:noiseda_model', 'name:my_network', ["cannot find module 'my_network'", 'PYTHONPATH']),
     'empty path': ('path: {}', 'path:', ['The option file', 'empty']),
     'empty data set': (TINY[TINY.index('    name: val'):TINY.index('network_g')], '', ['The option file', 'empty']),
     'a list of folders': (
