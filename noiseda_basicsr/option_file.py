@@ -44,6 +44,11 @@ def check_option_file(opt):
     Raises:
         InputError: Names the key.
     """
+    for block, keys in BLOCKS.items():
+        for key in keys:
+            for where, beside in (('the option file', opt), ('datasets', opt.get('datasets') or {})):
+                if key in beside:
+                    raise InputError(f'{key} stands directly under {where}; it belongs to {block}.')
     needed = list(NEEDED)
     if opt['is_train']:
         needed += NEEDED_TO_TRAIN
@@ -53,11 +58,6 @@ def check_option_file(opt):
     for key in needed:
         if look_up(opt, key) is MISSING:
             raise InputError(f'{key} is missing in the option file; the files in options/ show every key.')
-    for block, keys in BLOCKS.items():
-        for key in keys:
-            if key in opt or key in opt['datasets']:
-                where = 'datasets' if key in opt['datasets'] else 'the option file'
-                raise InputError(f'{key} stands directly under {where}; it belongs to {block}.')
     for key, least in WHOLE_NUMBERS.items():
         check_whole_number(opt, key, least)
     for phase in opt['datasets']:
