@@ -117,7 +117,6 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 NAME = 'my_network'  # the option file names this, so this file is imported
 
-
 @ARCH_REGISTRY.register()
 class MyNetwork(torch.nn.Module):
     size_multiple = 4
