@@ -1,8 +1,11 @@
 """What the commands share: checks of their arguments, tables, and the files they write."""
 import contextlib
+import csv
 import math
 import os
 from os import path as osp
+
+import numpy as np
 
 from noiseda_basicsr import InputError
 
@@ -78,6 +81,15 @@ def replacing(path):
     finally:
         with contextlib.suppress(OSError):
             os.remove(partial)
+
+
+def write_rows(path, rows):
+    """Dicts as CSV by :func:`replacing`, floats with six digits; the columns are all their keys."""
+    with replacing(path) as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows({key: f'{value:.6g}' if isinstance(value, (float, np.floating)) else value
+                          for key, value in row.items()} for row in rows)
 
 
 def markdown_table(header, rows):

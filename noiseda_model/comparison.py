@@ -1,6 +1,5 @@
 """Several networks on the same test photos, side by side: figures, a picture, and the command compare.py."""
 import argparse
-import csv
 from os import path as osp
 
 import cv2
@@ -8,7 +7,7 @@ import numpy as np
 
 from noiseda_basicsr import errors_in_one_line
 from noiseda_data.store import centre
-from noiseda_model.commands import check_positive, make_folder, markdown_table, named_paths, replacing
+from noiseda_model.commands import check_positive, make_folder, markdown_table, named_paths, replacing, write_rows
 from noiseda_model.evaluation import METRICS
 from noiseda_model.metrics import lpips_network
 from noiseda_model.protocols import RestoredStore, evaluate, means, open_source, save_png, to_8bit
@@ -101,10 +100,7 @@ def run(args):
     table = markdown_table(['', *metrics], rows)
     with replacing(osp.join(args.out, 'table.md')) as file:
         file.write(table + '\n')
-    with replacing(osp.join(args.out, 'figures.csv')) as file:
-        writer = csv.writer(file)
-        writer.writerow(['photo', 'version', *metrics])
-        writer.writerows([name, version, *found[name].values()] for name in gt.keys
-                         for version, found in figures.items())
+    write_rows(osp.join(args.out, 'figures.csv'), [{'photo': name, 'version': version, **found[name]}
+                                                   for name in gt.keys for version, found in figures.items()])
     save_png(osp.join(args.out, 'comparison.png'), comparison_picture(photos, figures))
     print(f'{len(gt.keys)} photos, RGB, 8 bit:\n\n{table}\n\nPicture, figures and table are in {args.out}/.')

@@ -3,7 +3,6 @@
 x_t is made of a clean image y; the one condition is y with white Gaussian noise of standard deviation sigma.
 """
 import argparse
-import csv
 from os import path as osp
 
 import numpy as np
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_basicsr.checkpoint import load_checkpoint
 from noiseda_data.store import centre, open_images, to_float
-from noiseda_model.commands import make_folder, markdown_table, named_paths, replacing
+from noiseda_model.commands import make_folder, markdown_table, named_paths, write_rows
 from noiseda_model.diffusion import diffuse, noise_levels
 from noiseda_model.options import check_networks, read_diffusion_options, read_option_file
 
@@ -132,14 +131,10 @@ def mean_and_error(values):
 
 def write_csv(path, curves, sigmas, levels):
     """A row for each network, alpha_bar (and their mean) and sigma; ``curves``: name -> :func:`error_curve`."""
-    with replacing(path) as file:
-        writer = csv.writer(file)
-        writer.writerow(['network', 'alpha_bar', 'sigma', 'noise_error', 'standard_error', 'images'])
-        for name, errors in curves.items():
-            for label, values in by_level(errors, levels):
-                rows = zip(sigmas, *mean_and_error(values), strict=True)
-                writer.writerows([name, label, f'{sigma:g}', f'{mean:.6f}', f'{error:.6f}', len(values)]
-                                 for sigma, mean, error in rows)
+    write_rows(path, [{'network': name, 'alpha_bar': label, 'sigma': sigma, 'noise_error': mean,
+                       'standard_error': error, 'images': len(values)}
+                      for name, errors in curves.items() for label, values in by_level(errors, levels)
+                      for sigma, mean, error in zip(sigmas, *mean_and_error(values), strict=True)])
 
 
 def by_level(errors, levels):

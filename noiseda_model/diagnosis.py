@@ -5,7 +5,6 @@ in evaluation mode: whether L_dif pulls a restored image towards its truth (alig
 looks at its conditions (as the monitor does), and whether the hinge of Eq. 3 is open. Nothing is trained.
 """
 import argparse
-import csv
 import json
 import logging
 import os
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_basicsr.checkpoint import load_checkpoint
 from noiseda_data.store import to_float
-from noiseda_model.commands import make_folder, markdown_table, replacing
+from noiseda_model.commands import make_folder, markdown_table, replacing, write_rows
 from noiseda_model.condition_study import mean_and_error
 from noiseda_model.diffusion import draw
 from noiseda_model.monitor import blurred
@@ -239,15 +238,6 @@ def read_probes(model, lq_root, gt_root, size=None, seed=0):
 # ---------------------------------------------------------------------- tables
 
 
-def write_csv(path, rows):
-    """A row for each run, iteration and range of t; what is measured once an iteration stands in the first."""
-    with replacing(path) as file:
-        writer = csv.DictWriter(file, list(rows[0]), restval='')
-        writer.writeheader()
-        writer.writerows({key: f'{value:.6g}' if isinstance(value, float) else value for key, value in row.items()}
-                         for row in rows)
-
-
 def markdown(rows):
     """The most of it for the eye."""
     return markdown_table(['run', 'iteration', 'timesteps', *SHOWN], [
@@ -321,8 +311,7 @@ def run(args):
             batches = batches or read_probes(model, args.lq, args.gt, args.size, args.seed)
             rows += [{'run': name, 'iteration': iteration, **row}
                      for row in diagnose(model, batches, args.draws, args.seed)]
-    columns = dict.fromkeys(key for row in rows for key in row)
-    write_csv(osp.join(args.out, 'diagnosis.csv'), [dict.fromkeys(columns, '') | row for row in rows])
+    write_rows(osp.join(args.out, 'diagnosis.csv'), rows)
     text = markdown(rows)
     with replacing(osp.join(args.out, 'diagnosis.md')) as file:
         file.write(text + '\n')

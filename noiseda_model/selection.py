@@ -1,6 +1,5 @@
 """Which checkpoint restores best, without ground truth: ranking, its agreement with the truth, noiseda-select."""
 import argparse
-import csv
 import fnmatch
 import os
 from os import path as osp
@@ -11,7 +10,7 @@ from scipy.stats import rankdata
 
 from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_data.store import centre, open_images
-from noiseda_model.commands import check_positive, make_folder, markdown_table, replacing
+from noiseda_model.commands import check_positive, make_folder, markdown_table, write_rows
 from noiseda_model.condition_study import NoisePredictor
 from noiseda_model.criteria import CRITERIA, score
 from noiseda_model.evaluation import METRICS, NIQE_BLOCK, measure, suits_niqe
@@ -215,7 +214,8 @@ def run(args):
     if truth:
         table = [(criterion, group, agreement(*_paired(scores, psnr, criterion, group)))
                  for group in ['*', *args.group] for criterion in criteria]
-        write_agreement(osp.join(args.out, 'agreement.csv'), table)
+        write_rows(osp.join(args.out, 'agreement.csv'), [
+            {'group': group, 'criterion': criterion, **found._asdict()} for criterion, group, found in table])
         print_agreement(table)
     first = min(scores, key=lambda name: scores[name][by])
     print(f'\n{len(photos)} photos. First by {by}: {first} ({files[first]})\n{VERDICT}')
@@ -232,13 +232,9 @@ def _paired(scores, psnr, criterion, group):
 def write_ranking(path, scores, criteria, by, psnr=None):
     """A row for each checkpoint, best first: its criteria, their ranks, and PSNR where there is truth."""
     ranked = {criterion: ranks(scores, criterion) for criterion in criteria}
-    with replacing(path) as file:
-        writer = csv.writer(file)
-        writer.writerow(['checkpoint', *(['psnr'] if psnr else []), *criteria, *(f'rank_{name}' for name in criteria)])
-        for name in sorted(scores, key=ranked[by].get):
-            writer.writerow([name, *([f'{psnr[name]:.4f}'] if psnr else []),
-                             *(f'{scores[name][criterion]:.6g}' for criterion in criteria),
-                             *(ranked[criterion][name] for criterion in criteria)])
+    write_rows(path, [{'checkpoint': name, **({'psnr': psnr[name]} if psnr else {}), **scores[name],
+                       **{f'rank_{criterion}': ranked[criterion][name] for criterion in criteria}}
+                      for name in sorted(scores, key=ranked[by].get)])
 
 
 def print_ranking(scores, criteria, by, psnr=None):
@@ -254,17 +250,8 @@ def print_ranking(scores, criteria, by, psnr=None):
     print(markdown_table(list(columns), [[column[number] for column in columns.values()] for number in order]))
 
 
-def write_agreement(path, table):
-    """A row for each group and criterion; ``table``: (criterion, group, :class:`Agreement`)."""
-    with replacing(path) as file:
-        writer = csv.writer(file)
-        writer.writerow(['group', 'criterion', *Agreement._fields])
-        for criterion, group, found in table:
-            writer.writerow([group, criterion, found.checkpoints, *(f'{value:.4f}' for value in found[1:])])
-
-
 def print_agreement(table):
-    """A row for each criterion, a column for each group."""
+    """A row for each criterion, a column for each group; ``table``: (criterion, group, :class:`Agreement`)."""
     cells = {}
     for criterion, group, found in table:
         text = f'{found.rho:+.2f} [{found.low:+.2f}, {found.high:+.2f}] {found.loss:.2f} dB'

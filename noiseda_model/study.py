@@ -38,7 +38,7 @@ import numpy as np
 import yaml
 
 from noiseda_basicsr import InputError, errors_in_one_line
-from noiseda_model.commands import make_folder, markdown_table, replacing
+from noiseda_model.commands import make_folder, markdown_table, replacing, write_rows
 from noiseda_model.evaluation import METRICS, NO_TRUTH
 from noiseda_model.options import read_option_file
 from noiseda_model.protocols import RestoredStore, evaluate, means, open_source
@@ -346,13 +346,6 @@ def read_rows(path):
         return {}
     with open(path, newline='') as file:
         return {tuple(row[key] for key in KEYS): row for row in csv.DictReader(file)}
-
-
-def write_rows(path, rows):
-    with replacing(path) as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def plot(path, rows, metric):

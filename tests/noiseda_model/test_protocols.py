@@ -243,7 +243,7 @@ def test_compare_measures_the_same(test_set, network, degraded_16_bit, tmp_path,
         with open(tmp_path / 'out/figures.csv', newline='') as file:
             for row in csv.DictReader(file):
                 figures = expected[row['version']][row['photo']]
-                assert {metric: float(row[metric]) for metric in figures} == pytest.approx(figures)
+                assert {metric: float(row[metric]) for metric in figures} == pytest.approx(figures, rel=1e-5)
         figures = means(expected['net'])
         assert f'| net      | {figures["PSNR"]:.2f} | {figures["SSIM"]:.4f} |' in capsys.readouterr().out
         picture = cv2.imread(str(tmp_path / 'out/comparison.png'))
