@@ -171,7 +171,7 @@ def load_resume_state(opt):
     """basicsr.train.load_resume_state for CPU and GPU that passes over states a crash left incomplete.
 
     With ``--auto_resume`` the newest state whose networks all load is taken; each one passed over is named. A
-    ``path:resume_state`` is taken as it is, or refused.
+    ``path:resume_state`` is taken as it is, or refused. Its iteration is noted as ``opt['resume_iter']``.
     """
     if opt['auto_resume']:
         opt['path']['resume_state'] = _newest_complete_state(opt)
@@ -188,6 +188,7 @@ def load_resume_state(opt):
     if newest > state['iter'] and not opt['auto_resume'] and opt['rank'] == 0:
         print(f"{folder} holds later states too, up to iteration {newest}, which --auto_resume "
               'would take. Remove those you give up.', flush=True)
+    opt['resume_iter'] = state['iter']
     check_resume(opt, state['iter'])
     ignored = opt['path'].get('ignore_resume_networks') or ()
     for key in opt['path']:  # these were of the pretrained file

@@ -141,9 +141,8 @@ def create_train_val_dataloader(opt, logger):
     if per_epoch == 0:
         raise InputError(f'datasets:train: {len(sampler)} images a process do not fill one batch of '
                          f'{train_loader.batch_size}; raise dataset_enlarge_ratio or lower batch_size_per_gpu.')
-    if opt['path'].get('resume_state'):
-        state = checkpoint.load_checkpoint(opt['path']['resume_state'])
-        sampler.resume_epoch, batches_seen = divmod(state['iter'], per_epoch)
+    if 'resume_iter' in opt:
+        sampler.resume_epoch, batches_seen = divmod(opt['resume_iter'], per_epoch)
         sampler.samples_seen = batches_seen * train_loader.batch_size
     last_epoch = -(-total_iters // per_epoch) - 1  # BasicSR loops over range(start, this + 1)
     return train_loader, sampler, val_loaders, last_epoch, total_iters

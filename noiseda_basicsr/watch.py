@@ -12,7 +12,6 @@ from basicsr.utils import get_root_logger
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from noiseda_basicsr.checkpoint import load_checkpoint
 from noiseda_basicsr.errors import InputError
 from noiseda_basicsr.fixes import PATIENCE
 
@@ -58,7 +57,7 @@ class Watch:
 
     def attach(self, model, opt):
         """Watch this model's training."""
-        self.model, self.finished = model, self._iteration_to_resume(opt)
+        self.model, self.finished = model, opt.get('resume_iter', 0)
         self.total = opt['train'].get('total_iter')
         if opt['dist']:
             self.group = torch.distributed.new_group(backend='gloo', timeout=PATIENCE)
@@ -123,10 +122,6 @@ class Watch:
                 self.save_together()
             else:
                 self.save()
-
-    def _iteration_to_resume(self, opt):
-        state = opt['path'].get('resume_state')
-        return load_checkpoint(state)['iter'] if state else 0
 
     def _progress_bar(self, opt):
         bar = tqdm(total=opt['train'].get('total_iter'), initial=self.finished, unit='it', dynamic_ncols=True,

@@ -142,17 +142,13 @@ def test_an_unknown_name_gets_a_suggestion(name, hint):
         ARCH_REGISTRY.get(name)
 
 
-def loaders(monkeypatch, images, batch, state=None, tmp_path=None):
+def loaders(monkeypatch, images, batch, **opt):
     """What the launcher's create_train_val_dataloader makes of a data set of ``images`` images."""
     sampler = ResumableSampler(range(images), 1, 0, 1)
     loader = torch.utils.data.DataLoader(range(images), batch, sampler=sampler, drop_last=True)
     stock_epochs = -(-100 // -(-images // batch))
     monkeypatch.setattr(fixes, '_stock_create_train_val_dataloader',
                         lambda opt, logger: (loader, sampler, [], stock_epochs, 100))
-    opt = {'path': {}}
-    if state:
-        opt['path']['resume_state'] = str(tmp_path / '1.state')
-        torch.save(state, tmp_path / '1.state')
     return fixes.create_train_val_dataloader(opt, None)
 
 
@@ -167,7 +163,7 @@ def test_too_few_images_for_a_batch(monkeypatch):
 
 
 @pytest.mark.parametrize('iteration, epoch', [(1, 0), (3, 1), (5, 1), (6, 2)])
-def test_a_resumed_run_goes_on_where_it_stopped(monkeypatch, tmp_path, iteration, epoch):
+def test_a_resumed_run_goes_on_where_it_stopped(monkeypatch, iteration, epoch):
     def order(loader, sampler, epochs):
         for number in epochs:
             sampler.set_epoch(number)
@@ -175,14 +171,14 @@ def test_a_resumed_run_goes_on_where_it_stopped(monkeypatch, tmp_path, iteration
 
     loader, sampler, *_ = loaders(monkeypatch, images=12, batch=4)
     whole = list(order(loader, sampler, range(4)))
-    loader, sampler, *_ = loaders(monkeypatch, 12, 4, {'iter': iteration}, tmp_path)
+    loader, sampler, *_ = loaders(monkeypatch, 12, 4, resume_iter=iteration)
     assert sampler.resume_epoch == epoch
     assert list(order(loader, sampler, range(epoch, 4))) == whole[iteration:]
 
 
 @pytest.mark.parametrize('batch', [1, 2, 3, 5, 12])
-def test_a_batch_of_another_size_ends_no_resumed_run_early(monkeypatch, tmp_path, batch):
-    loader, sampler, _, last_epoch, total = loaders(monkeypatch, 12, batch, {'iter': 20, 'epoch': 6}, tmp_path)
+def test_a_batch_of_another_size_ends_no_resumed_run_early(monkeypatch, batch):
+    loader, sampler, _, last_epoch, total = loaders(monkeypatch, 12, batch, resume_iter=20)
     left = 20
     for number in range(sampler.resume_epoch, last_epoch + 1):
         sampler.set_epoch(number)
