@@ -189,7 +189,7 @@ def keep_recipe(training):
             known.)
     """
     folder, named = f'experiments/{training.name}', '\n'.join([training.option_file, *forced_options(training), ''])
-    recipe = named + json.dumps(read_option_file(training.option_file), indent=1, sort_keys=True)
+    recipe = named + json.dumps(read_option_file(training.option_file), indent=1, sort_keys=True, default=str)
     if osp.isdir(folder) and osp.isfile(f'{folder}.txt'):
         with open(f'{folder}.txt') as file:
             if file.read() not in (named, recipe):
