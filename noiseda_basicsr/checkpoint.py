@@ -11,6 +11,9 @@ from basicsr.utils.dist_util import master_only
 from basicsr.utils.misc import check_resume
 
 from noiseda_basicsr.errors import InputError
+from noiseda_basicsr.folders import held, hold
+
+EXPORTED = 'is an exported computation, for other programs. Give the .pth or .safetensors of its weights.'
 
 
 @contextlib.contextmanager
@@ -67,12 +70,16 @@ def load_checkpoint(path):
         raise InputError(f'{path}: is a folder; give a file, models/net_g_latest.pth of an experiment for example.')
     if not osp.isfile(path):
         raise InputError(f'{path}: no such checkpoint file.')
+    if path.endswith('.onnx'):
+        raise InputError(f'{path}: {EXPORTED}')
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises a different type for every way a file can be broken
         if foreign := re.search(r'GLOBAL (\S+) was not an allowed', str(error)):
             raise InputError(f'{path}: holds a Python object, {foreign[1]}, which could run code when loaded. Where it '
                              'comes from, save its state_dict() alone.') from error
+        if 'TorchScript archive' in str(error):
+            raise InputError(f'{path}: {EXPORTED}') from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if 'weights_only' in reason:  # torch's advice to load it all the same
             reason = 'nothing that torch.save writes'
@@ -188,6 +195,8 @@ def load_resume_state(opt):
     if newest > state['iter'] and not opt['auto_resume'] and opt['rank'] == 0:
         print(f"{folder} holds later states too, up to iteration {newest}, which --auto_resume "
               'would take. Remove those you give up.', flush=True)
+    if opt['rank'] == 0:
+        held.append(hold(osp.dirname(folder)))
     opt['resume_iter'] = state['iter']
     check_resume(opt, state['iter'])
     ignored = opt['path'].get('ignore_resume_networks') or ()

@@ -104,7 +104,7 @@ def _first_node(nodes):
     try:
         return subprocess.check_output(['scontrol', 'show', 'hostname', nodes], text=True).split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
-        raise InputError(f'--launcher slurm: scontrol does not tell the first of the nodes {nodes} ({error}). Put its '
+        raise InputError(f'--launcher slurm: scontrol does not name the first of the nodes {nodes} ({error}). Put its '
                          'name in the variable MASTER_ADDR.') from error
 
 

@@ -1,4 +1,8 @@
-"""BasicSR puts the folder of an earlier run aside before it knows whether the new one can begin."""
+"""The folder of a training: held by one at a time, and not lost to one that cannot begin.
+
+BasicSR puts that of an earlier run aside before it knows whether the new one can begin, or whether the earlier one has
+ended.
+"""
 import os
 import shutil
 from os import path as osp
@@ -6,8 +10,40 @@ from os import path as osp
 from basicsr.utils import get_root_logger
 from basicsr.utils.misc import get_time_str
 
-OF_A_START = ('.log', '.yml', '.yaml')  # endings of what is written before there is a result
+from noiseda_basicsr.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+LOCK = '.lock'
+OF_A_START = ('.log', '.yml', '.yaml', LOCK)  # endings of what is written before there is a result
 EVENTS = 'events.out.tfevents'  # how TensorBoard's files begin
+
+
+held = []  # locks of this process, to its end
+
+
+def hold(folder):
+    """Keep other processes from writing into a folder; the system lets go of it when this one ends, however it does.
+
+    Returns:
+        file: To be kept open as long as the folder is held.
+
+    Raises:
+        InputError: Another process holds it.
+    """
+    file = open(osp.join(folder, LOCK), 'a')  # noqa: SIM115
+    try:
+        if fcntl:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # flock's would be held by orphaned workers, too
+    except (BlockingIOError, PermissionError) as error:
+        raise InputError(f'{folder}: another process is at work there. Wait for it, stop it, or choose another name.') \
+            from error
+    except OSError:
+        pass  # a file system without locks
+    return file
 
 
 class FreshFolders:
@@ -20,12 +56,15 @@ class FreshFolders:
         """basicsr.utils.misc.mkdir_and_rename that remembers."""
         aside = None
         if osp.exists(path):
+            if osp.exists(osp.join(path, LOCK)):
+                hold(path).close()
             aside = f'{path}_archived_{get_time_str()}'
             while osp.exists(aside):  # of the same second
                 aside += '_'
             print(f'{path} exists already; it is now {aside}.', flush=True)
             os.rename(path, aside)
         os.makedirs(path)
+        held.append(hold(path))
         self.made[path] = os.stat(path).st_ino, aside
 
     def take_back(self):

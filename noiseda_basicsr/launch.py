@@ -21,6 +21,8 @@ from noiseda_basicsr.folders import FreshFolders
 from noiseda_basicsr.option_file import check_option_file, explain_yaml
 from noiseda_basicsr.watch import Watch, end_workers, explain, start_worker
 
+SMALL = 2**16  # pixels of a batch, four patches of 128x128
+
 
 def train():
     """Train as the option file says; experiments/ and tb_logger/ appear in the current folder."""
@@ -117,8 +119,8 @@ def parse_options(root_path, is_train=True):
             raise _not_launched(error) from error
         raise InputError(f'The option file lacks the key {error}.') from error
     except (AttributeError, TypeError) as error:
-        raise InputError('The option file: a block that should hold keys is empty or a single value (all that stands '
-                         'directly under datasets must be such blocks), or name or a path is a number or a list '
+        raise InputError('The option file: a block that should hold keys is empty or a single value (everything '
+                         'directly under datasets must be a block), or name or a path is a number or a list '
                          f'({error}).') from error
     except ValueError as error:
         if 'environment variable' in str(error):
@@ -159,6 +161,7 @@ def _fit_to_cpu(opt):
         train_set['pin_memory'] = False
     if changed:
         print(f"No CUDA GPU here: {', '.join(changed)}.", flush=True)
-    if opt.get('is_train') and opt.get('network_diffusion'):
+    pixels = train_set.get('batch_size_per_gpu', 1) * (train_set.get('gt_size') or 0)**2
+    if opt.get('network_diffusion') and pixels > SMALL and opt['rank'] == 0:
         print('A joint training without a GPU wants small networks and batches, as in train_demo_adapted.yml: at the '
               "paper's sizes, a sample takes seconds a step and more than 1 GiB.", flush=True)

@@ -27,7 +27,7 @@ NUMBER = re.compile(r'[+-]?\d+(\.\d*)?[eE][+-]?\d+')
 PREFETCH_MODES = (None, 'cpu', 'cuda')
 BLOCKS = {  # where keys belong that are found beside the blocks
     'datasets:train': ('dataroot_gt', 'dataroot_lq', 'dataroot_real', 'dataroot_ref', 'degradation', 'enlarge',
-                       'gt_size', 'batch_size_per_gpu', 'num_worker_per_gpu'),
+                       'batch_size_per_gpu', 'num_worker_per_gpu'),  # a gt_size beside them is Real-ESRGAN's
     'train': ('total_iter', 'optim_g', 'optim_diffusion', 'diffusion_opt', 'pixel_opt', 'engine', 'ema_decay'),
     'val': ('val_freq', 'save_img', 'metrics'),
     'path': ('pretrain_network_g', 'pretrain_network_diffusion', 'resume_state'),

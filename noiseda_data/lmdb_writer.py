@@ -10,6 +10,7 @@ import lmdb
 from tqdm import tqdm
 
 from noiseda_basicsr import InputError, open_lmdb
+from noiseda_basicsr.folders import LOCK, hold
 from noiseda_data.store import open_one
 
 CHUNK = 16  # images decoded and written at once; more would only wait in memory
@@ -66,7 +67,7 @@ def create_lmdb(source, target, crop=None, step=None, keys=None, workers=None, c
             if raw:
                 found.append((name, patch.tobytes(), f'{name}.raw {shape} {patch.dtype}'))
             else:
-                found.append((name, png(patch, compress_level), f'{name}.png {shape} {compress_level}'))
+                found.append((name, encode_png(patch, compress_level), f'{name}.png {shape} {compress_level}'))
         return found
 
     partial = f'{target[:-5]}.partial.lmdb'
@@ -97,7 +98,7 @@ def extract_images(source, target, workers=None, compress_level=1):
         file = osp.join(partial, f'{key}.png')
         os.makedirs(osp.dirname(file), exist_ok=True)
         with open(file, 'wb') as written:
-            written.write(png(store.read(key), compress_level))
+            written.write(encode_png(store.read(key), compress_level))
 
     with _appears_whole(target, partial), _threads(workers) as pool:
         images = _in_chunks(pool, extract, store.keys)
@@ -115,10 +116,15 @@ def _threads(workers):
 @contextlib.contextmanager
 def _appears_whole(target, partial):
     """Around the writing of ``partial``, which is ``target`` afterwards; nothing is left where that fails."""
+    lock = osp.join(partial, LOCK)
+    if osp.exists(lock):
+        hold(partial).close()
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        os.makedirs(osp.dirname(osp.abspath(target)), exist_ok=True)
-        yield
+        os.makedirs(partial)
+        with hold(partial):
+            yield
+        os.remove(lock)
         os.rename(partial, target)
     except (OSError, lmdb.Error) as error:
         remedy = 'Is the disk full?' if isinstance(error, lmdb.Error) else 'Choose another place, or make room.'
@@ -205,7 +211,7 @@ def _put(environment, entries):
         _put(environment, entries)
 
 
-def png(image, compress_level):
+def encode_png(image, compress_level):
     _, png = cv2.imencode('.png', image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, compress_level])
     return png.tobytes()
 

@@ -1,6 +1,5 @@
 """Synthetic pairs, real photos without ground truth, and clean references, drawn independently of each other."""
 import math
-from collections import Counter
 
 import cv2
 import numpy as np
@@ -121,14 +120,13 @@ class PairedUnpairedDataset(Dataset):
         return [(wanted[key], key) for key in sorted(wanted)]
 
     def _names(self):
-        """What each result is saved as: the image's name, after the number of its source where two are called alike."""
-        keys = [lq or gt for gt, lq in self.pairs]
-        names = [name.replace('/', '_') for _, name in keys]
-        if len(set(names)) < len(names) and len({number for number, _ in keys}) > 1:
-            names = [f'{number}_{name}' for (number, _), name in zip(keys, names, strict=True)]
-        if alike := [name for name, count in Counter(names).items() if count > 1]:
-            raise InputError(f"datasets:{self.opt['phase']}: two images would be saved as {alike[0]}.png, as / becomes "
-                             '_ in names; rename one.')
+        """What results are saved as: the images' names; where two are alike, after the number of the source, or of all.
+        """
+        sources, names = zip(*[lq or gt for gt, lq in self.pairs], strict=True)
+        names = plain = [name.replace('/', '_') for name in names]
+        for numbers in (sources, range(len(names))):
+            if len(set(names)) < len(names):
+                names = [f'{number}_{name}' for number, name in zip(numbers, plain, strict=True)]
         return names
 
     def _check_length(self):

@@ -143,7 +143,7 @@ class PhotoWriter:
         Raises:
             InputError: It cannot be written (a full disk, say).
         """
-        partial = osp.join(osp.dirname(self.path), f'.partial-{osp.basename(self.path)}')
+        partial = osp.join(osp.dirname(self.path), f'.partial-{os.getpid()}-{osp.basename(self.path)}')
         try:
             with self._told():
                 self.rows.flush()

@@ -3,13 +3,13 @@ import argparse
 import hashlib
 import re
 import shutil
-import sys
+from collections import Counter
 from os import path as osp
 from typing import NamedTuple
 
-from noiseda_basicsr import InputError
+from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_data.layouts import DATASETS, Part
-from noiseda_data.lmdb_writer import check_lmdb, create_lmdb, database_keys, png, sub_images
+from noiseda_data.lmdb_writer import check_lmdb, create_lmdb, database_keys, encode_png, sub_images
 from noiseda_data.store import FolderStore, RawStore, open_one, read_meta_info
 
 GIB = 2**30
@@ -157,9 +157,9 @@ def _is_done(path, store, crop, step, raw):
         kind = 'raw pixels' if isinstance(there, RawStore) else 'PNGs'
         raise InputError(f'{path}: exists as {kind}, {f"cut at {longest.pop()}" if longest else "not cut"}, other than '
                          'asked for. Remove it, or choose another --dst.')
-    first = store.keys[0]
-    count = sum(_image_name(key, wanted) == database_keys(store, [first])[first] for key in there.keys)
-    if count != len(sub_images(store.read(first), crop, step or crop)):
+    [(name, count)] = Counter(_image_name(key, wanted) for key in there.keys).most_common(1)
+    image = store.read(next(key for key in store.keys if database_keys(store, [key])[key] == name))
+    if count != len(sub_images(image, crop, step or crop)):
         raise InputError(f'{path}: exists, cut at another distance than asked for (--step). Remove it, or choose '
                          'another --dst.')
     return True
@@ -194,7 +194,7 @@ def _estimate(job, raw, samples=4):
     keys = job.store.keys[::max(1, len(job.store.keys) // samples)][:samples]
     patches = [patch for key in keys
                for _, patch in sub_images(job.store.read(key), job.crop, job.part.step or job.crop)]
-    size = sum(patch.nbytes if raw else len(png(patch, compress_level=1)) for patch in patches)
+    size = sum(patch.nbytes if raw else len(encode_png(patch, compress_level=1)) for patch in patches)
     return size * len(job.store.keys) / len(keys)
 
 
@@ -256,12 +256,8 @@ def main(arguments=None):
     parser.add_argument('--crop', type=int, help='folder: cut sub-images of this side (default: whole images)')
     parser.add_argument('--step', type=int, help='folder: distance of neighbouring sub-images (default: the crop)')
     args = parser.parse_args(arguments)
-    try:
+    with errors_in_one_line('Interrupted. Start the same command again: finished LMDBs are kept.'):
         prepare(_parts(args), args.src, args.dst, args.only, args.partial, args.dry_run, args.workers, args.raw)
-    except InputError as error:
-        sys.exit(f'error: {error}')
-    except KeyboardInterrupt:
-        sys.exit('\nInterrupted. Start the same command again: finished LMDBs are kept.')
 
 
 def _parts(args):

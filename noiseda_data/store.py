@@ -19,7 +19,7 @@ from noiseda_basicsr import InputError, open_lmdb
 
 IMAGE_EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 META_LINE = re.compile(
-    r'(?P<key>[^.]+)\.(?P<kind>[^(]+?)(?: \((?P<height>\d+),(?P<width>\d+),\d+\))?(?: (?P<how>\w+))?')
+    r'(?P<key>[^.]+)\.(?P<kind>[^(]+?)(?:\s+\((?P<height>\d+),\s*(?P<width>\d+),\s*\d+\))?(?:\s+(?P<how>\S+))?')
 VIEWS = 100_000  # kept by a process; each takes 0.9 kB
 WHITE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 

@@ -70,7 +70,7 @@ def replacing(path):
     """
     if osp.isdir(path):
         raise InputError(f'{path}: is a folder; name a file.')
-    partial = f'{path}.partial'
+    partial = f'{path}.{os.getpid()}.partial'  # another process may write it, too
     make_folder(osp.dirname(osp.abspath(path)))
     try:
         with open(partial, 'w', encoding='utf-8', newline='') as file:

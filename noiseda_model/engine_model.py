@@ -155,18 +155,22 @@ class EngineModel(SRModel):
     def gradients_are_finite(self, current_iter):
         """Whether the step may be taken: a NaN must not reach the weights.
 
-        The gradients are averaged over all processes, which therefore come to the same answer; losses are not. With
-        fp16 an overflow is nothing to worry about, as the scaler takes note and scales the next step less, unless that
-        goes on till it does not scale at all.
+        All processes come to the same answer. With fp16 an overflow of the gradient is nothing to worry about, as the
+        scaler takes note and scales the next step less, unless that goes on till it does not scale at all.
         """
-        nets = self.trained_networks()
+        nets, fp16 = self.trained_networks(), self.scaler.is_enabled()
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norms = [get_total_norm([p.grad for p in net.parameters() if p.grad is not None]) for net in nets.values()]
         self.log.update((f'grad_{name}', norm) for name, norm in zip(nets, norms, strict=True))
-        if torch.stack(norms).isfinite().all():
+        losses = [value for name, value in self.log.items() if not name.startswith('grad_')]
+        finite = torch.stack([torch.stack(values).isfinite().all() for values in (losses, norms)]).float()
+        if self.opt['dist']:
+            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+        losses_are_finite, gradients_are_finite = finite.tolist()
+        if losses_are_finite and gradients_are_finite:
             return True
-        if self.scaler.is_enabled() and self.scaler.get_scale() > 1:
+        if losses_are_finite and fp16 and self.scaler.get_scale() > 1:
             return False
         values = ', '.join(f'{name} {value.item():.3g}' for name, value in self.log.items())
         if self.engine['on_nan'] == 'skip':
@@ -177,8 +181,9 @@ class EngineModel(SRModel):
         self.save_networks(f'before_nan_{current_iter}')
         raise InputError(f'iteration {current_iter}: the loss or its gradient is not finite ({values}). The networks '
                          f"before this step are net_*_before_nan_{current_iter}.pth in {self.opt['path']['models']}. "
-                         'Lower train:optim_g:lr or train:diffusion_opt:beta, or look for broken images, then continue '
-                         'with --auto_resume; train:engine:on_nan: skip leaves such steps out.')
+                         f'Lower train:optim_g:lr or train:diffusion_opt:beta, {"take precision: bf16, " * fp16}or '
+                         'look for broken images, then continue with --auto_resume; train:engine:on_nan: skip leaves '
+                         'such steps out.')
 
     @torch.no_grad()
     def model_ema(self, decay=0.999):

@@ -10,7 +10,7 @@ from os import path as osp
 
 from tqdm import tqdm
 
-from noiseda_basicsr import InputError
+from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_data.photo import WRITERS, Photo, kind
 from noiseda_model.commands import make_folder, refuse_overwriting
 from noiseda_model.engine import DTYPES
@@ -142,13 +142,8 @@ def main(arguments=None):
     parser.add_argument('--self-ensemble', action='store_true', help='mean over 8 flips and rotations, in 8 times the '
                         'time')
     args = parser.parse_args(arguments)
-    try:
+    with errors_in_one_line('Stopped. Finished photos are complete; the same command goes on with the rest.'):
         failed = run(args)
-    except InputError as error:
-        sys.exit(f'error: {error}')
-    except KeyboardInterrupt:
-        print('\nStopped. Finished photos are complete; the same command goes on with the rest.', file=sys.stderr)
-        sys.exit(130)
     sys.exit(1 if failed else 0)
 
 

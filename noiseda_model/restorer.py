@@ -204,7 +204,7 @@ class Restorer:
             if not strip.isfinite().all():
                 half = self.dtype == torch.float16
                 remedy = 'Take --precision fp32 or bf16.' if half else 'They are damaged; take other ones.'
-                raise InputError(f'{self.weights}: these weights make NaN or infinity of {name}. {remedy}')
+                raise InputError(f'{self.weights}: these weights restore {name} to NaN or infinity. {remedy}')
             yield strip[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()
 
     def _network(self, tiles):

@@ -205,6 +205,8 @@ def run(args):
     truth = args.gt and read_truth(args.gt, args.crop, photos)
     make_folder(args.out)
     scores, results = score(candidates, list(photos.values()), criteria, **given)
+    if not results:
+        raise InputError('No checkpoint restores the photos; what is wrong with each stands above.')
     psnr = truth and dict.fromkeys(files, -np.inf) | {
         name: np.mean([measure(image, target, {'PSNR': METRICS['PSNR']})['PSNR']
                        for image, target in zip(restored, truth, strict=True)])

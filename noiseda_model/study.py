@@ -40,15 +40,17 @@ import yaml
 from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_model.commands import make_folder, markdown_table, replacing, write_rows
 from noiseda_model.evaluation import METRICS, NO_TRUTH
-from noiseda_model.options import read_option_file
+from noiseda_model.options import differences, read_option_file
 from noiseda_model.protocols import RestoredStore, evaluate, means, open_source
 from noiseda_model.restorer import Restorer
 
 KNOWN = METRICS | NO_TRUTH
-TEXT, TEXTS, NUMBERS, MAPPING = 'a text', 'a list of texts', 'a list of whole numbers', 'a mapping'
+TEXT, TEXTS, MAPPING = (str, None, 'a text'), (list, str, 'a list of texts'), (dict, None, 'a mapping')
+NUMBERS = list, int, 'a list of whole numbers'
 STUDY = {'seeds': NUMBERS, 'options': TEXTS, 'metrics': TEXTS, 'domains': MAPPING, 'variants': MAPPING}
 DOMAIN = {'lq': TEXT, 'gt': TEXT}
 VARIANT = {'opt': TEXT, 'options': TEXTS, 'start': TEXT}
+LOADER = ('num_worker_per_gpu', 'persistent_workers', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory')
 TRAIN = 'from noiseda_model.cli import train; train()'
 KEYS = ('variant', 'domain', 'seed')
 STAMP = re.compile(r'^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ ', re.MULTILINE)
@@ -112,11 +114,10 @@ def _check(where, given, shapes, free=False):
         raise InputError(f'{where}: is {given!r}; it must be a mapping with {", ".join(shapes)}.')
     if not free:
         _refuse_unknown(where, given, shapes)
-    for key, shape in shapes.items():
-        kind, of = {TEXT: (str, None), TEXTS: (list, str), NUMBERS: (list, int), MAPPING: (dict, None)}[shape]
+    for key, (kind, of, words) in shapes.items():
         value = given.get(key, kind())
         if not isinstance(value, kind) or (of and not all(isinstance(item, of) for item in value)):
-            raise InputError(f'{where}: {key} is {value!r}; it must be {shape}.')
+            raise InputError(f'{where}: {key} is {value!r}; it must be {words}.')
 
 
 def _refuse_unknown(where, given, known):
@@ -166,8 +167,11 @@ def train(training, processes=1):
         command = [sys.executable, *torchrun, *command, '--launcher', 'pytorch']
     command += ['--force_yml', *forced_options(training)]
     log = f'experiments/{training.name}.log'
-    with open(log, 'w') as file:
-        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+    with open(log, 'w') as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
+        try:
+            status = process.wait()
+        finally:
+            process.terminate()  # it saves its state; nothing where it has ended
     if status or not osp.isfile(training.weights):
         with open(log) as file:
             lines = file.readlines()
@@ -189,15 +193,27 @@ def keep_recipe(training):
             known.)
     """
     folder, named = f'experiments/{training.name}', '\n'.join([training.option_file, *forced_options(training), ''])
-    recipe = named + json.dumps(read_option_file(training.option_file), indent=1, sort_keys=True, default=str)
-    if osp.isdir(folder) and osp.isfile(f'{folder}.txt'):
-        with open(f'{folder}.txt') as file:
-            if file.read() not in (named, recipe):
-                raise InputError(f'{folder} was trained with other options ({folder}.txt); remove it and its rows of '
-                                 'results.csv, or study in another folder.')
-    else:
+    options = what_counts(training.option_file)
+    if not osp.isdir(folder) or not osp.isfile(f'{folder}.txt'):
         with replacing(f'{folder}.txt') as file:
-            file.write(recipe)
+            file.write(named + json.dumps(options, indent=1))
+        return
+    with open(f'{folder}.txt') as file:
+        kept = file.read()
+    if kept == named:
+        return
+    before = json.loads(kept.removeprefix(named)) if kept.startswith(named + '{') else None
+    if before != options:
+        change = next(differences(before, options)) if before else f'see {folder}.txt'
+        raise InputError(f'{folder} was trained with other options ({change}). Put them back, or study in another '
+                         'folder; or remove it and its rows of results.csv, to train it again.')
+
+
+def what_counts(option_file):
+    """What an option file says, less what does not change the weights, as JSON has it."""
+    options = {key: value for key, value in read_option_file(option_file).items() if key not in ('logger', 'val')}
+    train_set = {key: value for key, value in options['datasets']['train'].items() if key not in LOADER}
+    return json.loads(json.dumps({**options, 'datasets': {'train': train_set}}, default=str))
 
 
 def cost(training):
@@ -220,20 +236,21 @@ def measure(training, domain, metrics):
 
 def run_study(study, out, processes=1, tell=print):
     """Train and measure what OUT/results.csv does not hold yet; returns its rows, see :func:`rows_of`."""
-    for name, domain in study['domains'].items():  # a mistake would be found after the training
-        for key in DOMAIN:
-            if key in domain:
-                open_source(domain[key], f'domains:{name}:{key}')
-    for variant in study['variants'].values():
-        read_option_file(variant['opt'])
     path = osp.join(out, 'results.csv')
     make_folder(out)
     rows = read_rows(path)
     done = rows_of(study, rows)
+    left = {cell: training for cell, training in plan(study).items() if cell not in done}
+    for name in dict.fromkeys(domain for _, domain, _ in left):  # a mistake would be found after the training
+        for key in DOMAIN:
+            if key in study['domains'][name]:
+                open_source(study['domains'][name][key], f'domains:{name}:{key}')
+    for training in left.values():
+        read_option_file(training.option_file)
     for cell, training in plan(study).items():
-        keep_recipe(training)
-        if cell in done:
-            continue
+        if cell in left or osp.isfile(training.option_file):
+            keep_recipe(training)
+    for cell, training in left.items():
         train(training, processes)
         domain = study['domains'][cell[1]]
         figures = measure(training, domain, study['metrics'])

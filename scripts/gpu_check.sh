@@ -7,6 +7,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 out=$(mkdir -p "${1:-gpu_check}" && cd "${1:-gpu_check}" && pwd) || exit 1
 python=${PYTHON:-$PWD/.venv/bin/python}
+[[ $python != */* || $python == /* ]] || python=$PWD/$python
 samples=${BATCH:-40}
 exec > >(tee "$out/gpu_check.log") 2>&1
 

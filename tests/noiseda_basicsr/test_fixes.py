@@ -78,7 +78,7 @@ def test_a_failed_save_is_an_error_and_keeps_the_old_file(tmp_path, monkeypatch)
 
 
 def experiment(tmp_path, iterations):
-    opt = {'auto_resume': True, 'network_g': {}, 'network_diffusion': {},
+    opt = {'auto_resume': True, 'rank': 0, 'network_g': {}, 'network_diffusion': {},
            'path': {'training_states': str(tmp_path / 'states'), 'models': str(tmp_path / 'models')}}
     for folder in ('states', 'models'):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -121,6 +121,14 @@ def test_a_checkpoint_that_runs_code_is_refused(tmp_path):
     with pytest.raises(InputError, match='net.pth: holds a Python object, types.SimpleNamespace') as info:
         checkpoint.load_checkpoint(str(tmp_path / 'net.pth'))
     assert 'weights_only' not in str(info.value)  # torch advises to switch its guard off
+
+
+def test_exported_computations_are_no_weights(tmp_path):
+    torch.jit.script(torch.nn.Linear(1, 1)).save(tmp_path / 'net.pt')
+    (tmp_path / 'net.onnx').touch()
+    for name in ('net.pt', 'net.onnx'):
+        with pytest.raises(InputError, match=f'{name}: is an exported computation'):
+            checkpoint.load_checkpoint(str(tmp_path / name))
 
 
 @pytest.mark.parametrize('content, key, message', [
@@ -214,7 +222,7 @@ def test_slurm_without_scontrol(monkeypatch):
     monkeypatch.delenv('MASTER_ADDR')
     monkeypatch.setenv('SLURM_NODELIST', 'node[7-8]')
     monkeypatch.setenv('PATH', '')
-    with pytest.raises(InputError, match=r'scontrol does not tell the first of the nodes node\[7-8\].*MASTER_ADDR'):
+    with pytest.raises(InputError, match=r'scontrol does not name the first of the nodes node\[7-8\].*MASTER_ADDR'):
         fixes.init_dist_slurm('nccl')
 
 

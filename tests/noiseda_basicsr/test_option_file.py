@@ -1,5 +1,7 @@
 """A mistake in the option file or on the command line is told before anything is made of it."""
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import basicsr.utils.dist_util as dist_util
@@ -41,7 +43,7 @@ FORCED = {  # --force_yml, what the message must hold
     'beside the blocks': ('degradation={type: awgn}', ['degradation stands directly under the option file',
                                                        'belongs to datasets:train']),
     'in no data set': ('datasets:degradation={type: awgn}', ['degradation stands directly under datasets']),
-    'a value in no data set': ('datasets:gt_size=8', ['all that stands directly under datasets must be such blocks']),
+    'a value in no data set': ('datasets:gt_size=8', ['everything directly under datasets must be a block']),
     'two equal signs': ('name=a=b', ['--force_yml', 'key=value']),
     'no equal sign': ('name', ['--force_yml', 'key=value']),
 }
@@ -128,6 +130,24 @@ def test_folders_of_a_run_that_came_to_nothing_are_taken_back(tmp_path, capsys):
     start('net_g_before_nan_1.pth')
     assert sorted(path.name[:13] for path in tmp_path.iterdir()) == ['logs', 'old', 'old_archived_']
     assert (old / 'net_g_before_nan_1.pth').exists() and not (old / 'net_g_latest.pth').exists()
+
+
+def test_a_folder_in_which_another_process_trains_is_left_to_it(tmp_path):
+    path = tmp_path / 'run'
+    path.mkdir()
+    hold = ('import sys; from noiseda_basicsr.folders import hold\n'
+            'lock = hold(sys.argv[1]); print("held", flush=True); sys.stdin.read()')
+    other = subprocess.Popen([sys.executable, '-c', hold, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b'held\n'
+    with pytest.raises(InputError, match='run: another process is at work there'):
+        FreshFolders().make(str(path))
+    assert [child.name for child in tmp_path.iterdir()] == ['run']
+    other.kill()  # the system lets go of it
+    other.wait()
+    other.stdin.close()
+    other.stdout.close()
+    FreshFolders().make(str(path))
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_what_another_run_has_put_aside_is_left_to_it(tmp_path):

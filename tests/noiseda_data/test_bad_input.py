@@ -63,8 +63,8 @@ def test_results_of_one_name(image_folder):
     both = build(phase='test', dataroot_lq=f'{one};{two}')
     assert [item['lq_path'] for item in both] == ['0_000.png', '0_001.png', '1_000.png', '1_001.png', '1_002.png']
     pixels = np.zeros((9, 9, 3), np.uint8)
-    alike = image_folder('alike', {'a_b.png': pixels, 'a/b.png': pixels})
-    fails('datasets:test: two images would be saved as a_b.png', phase='test', dataroot_lq=alike)
+    alike = image_folder('alike', {'a_b.png': pixels, 'a/b.png': pixels, 'c.png': pixels})
+    assert [item['lq_path'] for item in build(phase='test', dataroot_lq=alike)] == ['0_a_b.png', '1_a_b.png', '2_c.png']
 
 
 @pytest.mark.parametrize(('change', 'words'), [

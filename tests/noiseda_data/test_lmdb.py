@@ -1,6 +1,7 @@
 """LMDBs: BasicSR reads what create_lmdb writes; broken ones are found; one may be opened any number of times."""
 import os
 import runpy
+import subprocess
 import sys
 from os import path as osp
 from pathlib import Path
@@ -156,6 +157,21 @@ def test_a_failure_leaves_no_database(image_folder, tmp_path, monkeypatch, error
     assert create_lmdb(folder, target) == check_lmdb(target) == 5
 
 
+def test_two_writers_of_one_database(image_folder, tmp_path):
+    folder, target, partial = image_folder('x', 2), str(tmp_path / 'x.lmdb'), tmp_path / 'x.partial.lmdb'
+    partial.mkdir()
+    code = ('import sys; from noiseda_basicsr.folders import hold\n'
+            'lock = hold(sys.argv[1]); print(1, flush=True); input()')
+    other = subprocess.Popen([sys.executable, '-c', code, partial], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    with pytest.raises(InputError, match='x.partial.lmdb: another process is at work there'):
+        create_lmdb(folder, target)
+    assert partial.is_dir()
+    other.communicate(b'')
+    create_lmdb(folder, target)
+    assert sorted(os.listdir(target)) == ['data.mdb', 'lock.mdb', 'meta_info.txt'] and not partial.exists()
+
+
 def test_what_a_killed_run_left_is_replaced(image_folder, tmp_path):
     folder = image_folder('x', 2)
     create_lmdb(folder, str(tmp_path / 'x.partial.lmdb'))
@@ -234,7 +250,7 @@ def test_command_line_writes_and_checks(image_folder, tmp_path, monkeypatch, cap
     (['photos', 'x.lmdb', '--workers', -1], 'error: --workers -1: must be at least 1'),
     (['photos', 'x.lmdb', '--only', 'nofile.txt'], 'error: --only nofile.txt: cannot be read'),
     (['photos', 'x.lmdb', '--only', 'empty.txt'], 'error: x.lmdb: no image is selected'),
-    (['photos', 'empty.txt/x.lmdb'], 'error: empty.txt/x.lmdb: cannot be written .*File exists'),
+    (['photos', 'empty.txt/x.lmdb'], 'error: empty.txt/x.lmdb: cannot be written .*Not a directory'),
     (['--check', 'photos'], 'error: photos: is a folder of images, no LMDB'),
     (['--check', 'nowhere.lmdb'], 'error: --check: nowhere.lmdb does not exist'),
 ])

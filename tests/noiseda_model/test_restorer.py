@@ -291,7 +291,7 @@ def test_weights_that_give_no_numbers_restore_nothing(weights, photos, tmp_path,
     assert files(tmp_path / 'out') == []
     printed, errors = capsys.readouterr()
     assert 'Restored 0 of 3' in printed and ' 0 photos/s.' in printed
-    assert f'{weights}: these weights make NaN or infinity of {photos}/a.png. They are damaged' in errors
+    assert f'{weights}: these weights restore {photos}/a.png to NaN or infinity. They are damaged' in errors
     assert command(photos, '-o', tmp_path / 'out', '--weights', weights, '--precision', 'fp16') == 1
     assert 'Take --precision fp32 or bf16.' in capsys.readouterr().err
 

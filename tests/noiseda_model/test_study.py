@@ -1,7 +1,11 @@
 """The study: what it trains and skips, and its figures against hand-made ones."""
 import csv
 import math
+import os
 import re
+import shutil
+import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -12,10 +16,10 @@ from basicsr.metrics import calculate_niqe
 from cli import ROOT
 from images import write_images
 
-from noiseda_basicsr import InputError
+from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_model.evaluation import NIQE_BLOCK
 from noiseda_model.restorer import Restorer
-from noiseda_model.study import KEYS, main, markdown, plan, read_study, summarise
+from noiseda_model.study import KEYS, Training, main, markdown, plan, read_study, summarise, train
 
 OPTION_FILE = ROOT / 'tests/noiseda_basicsr/tiny.yml'
 
@@ -193,7 +197,7 @@ def test_it_trains_measures_and_keeps_what_is_done(tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / 'out').iterdir()} == {
         'results.csv', 'table.csv', 'table.md', 'study.svg'}
 
-    monkeypatch.setattr('subprocess.run', lambda *args, **kwargs: pytest.fail('nothing is left to train'))
+    monkeypatch.setattr('subprocess.Popen', lambda *args, **kwargs: pytest.fail('nothing is left to train'))
     before = (tmp_path / 'out/results.csv').read_text()
     main([file, '--out', 'out'])
     (tmp_path / 'out/results.csv').write_text('\n'.join(before.splitlines()[:2]) + '\n')  # one not measured yet
@@ -260,12 +264,35 @@ def test_a_changed_option_file_is_noticed(trained, tmp_path):
     recipe, option_file = tmp_path / 'experiments/vanilla_seed0.txt', tmp_path / 'tiny.yml'
     option_file.write_text('# a comment\n' + option_file.read_text())
     trained()
+    option_file.write_text(option_file.read_text().replace('print_freq: 1', 'print_freq: 9'))
+    trained()
     option_file.write_text(option_file.read_text().replace('width: 4', 'width: 8'))
-    with pytest.raises(SystemExit, match='vanilla_seed0 was trained with other options'):
+    with pytest.raises(SystemExit, match=r'vanilla_seed0 was trained with other options \(network_g:width 4 -> 8\)'):
         trained()
     recipe.write_text(recipe.read_text().partition('{')[0])  # of a training made before that was noted
     trained()
     assert '{' not in recipe.read_text()
+
+
+def test_a_finished_study_wants_its_figures_only(trained, tmp_path):
+    table, _ = trained()
+    shutil.rmtree(tmp_path / 'lq')
+    (tmp_path / 'tiny.yml').unlink()
+    assert trained()[0] == table
+
+
+def test_sigterm_ends_the_training_too(tmp_path, monkeypatch):
+    """It saves its state then; left alone it would train on, unseen."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'experiments').mkdir()
+    monkeypatch.setattr('noiseda_model.study.TRAIN', 'import time; time.sleep(100)')
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr('subprocess.Popen', lambda *args, **options: started.append(popen(*args, **options))
+                        or signal.setitimer(signal.ITIMER_REAL, 0.5) and None or started[-1])
+    with pytest.raises(SystemExit) as stopped, errors_in_one_line():
+        train(Training('x', str(OPTION_FILE), (), None))
+    assert stopped.value.code == 143 and started[0].returncode == -signal.SIGTERM
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
