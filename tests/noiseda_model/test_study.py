@@ -19,7 +19,8 @@ from images import write_images
 from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_model.evaluation import NIQE_BLOCK
 from noiseda_model.restorer import Restorer
-from noiseda_model.study import KEYS, Training, main, markdown, plan, read_study, summarise, train
+from noiseda_model.study import KEYS, Training, main, plan, read_study, train
+from noiseda_model.study_table import markdown, summarise
 
 OPTION_FILE = ROOT / 'tests/noiseda_basicsr/tiny.yml'
 
