@@ -70,7 +70,7 @@ def load_checkpoint(path):
         raise InputError(f'{path}: is a folder; give a file, models/net_g_latest.pth of an experiment for example.')
     if not osp.isfile(path):
         raise InputError(f'{path}: no such checkpoint file.')
-    if path.endswith('.onnx'):
+    if osp.splitext(path)[1] == '.onnx':
         raise InputError(f'{path}: {EXPORTED}')
     try:
         return torch.load(path, map_location='cpu', weights_only=True)

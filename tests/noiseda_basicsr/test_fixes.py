@@ -128,7 +128,7 @@ def test_exported_computations_are_no_weights(tmp_path):
     (tmp_path / 'net.onnx').touch()
     for name in ('net.pt', 'net.onnx'):
         with pytest.raises(InputError, match=f'{name}: is an exported computation'):
-            checkpoint.load_checkpoint(str(tmp_path / name))
+            checkpoint.load_checkpoint(tmp_path / name)
 
 
 @pytest.mark.parametrize('content, key, message', [
