@@ -59,7 +59,8 @@ def test_a_forced_mistake(name, parse):
 
 EDITED = {  # of tiny.yml: what is replaced, by what, what the message must hold
     'empty': (TINY, '', ['The option file']),
-    'a module elsewhere': ('name:noiseda_model', 'name:no_such_module', ["cannot find module 'no_such_module'", 'PYTHONPATH']),
+    'a module elsewhere': ('name:noiseda_model', 'name:no_such_module', [
+        "cannot find module 'no_such_module'", 'PYTHONPATH']),
     'empty path': ('path: {}', 'path:', ['The option file', 'empty']),
     'empty data set': (TINY[TINY.index('    name: val'):TINY.index('network_g')], '', ['The option file', 'empty']),
     'a list of folders': (
