@@ -13,35 +13,39 @@ from basicsr.utils.misc import check_resume
 from noiseda_basicsr.errors import InputError
 from noiseda_basicsr.folders import held, hold
 
+MAKE_ROOM = 'Make room, then continue with --auto_resume; earlier checkpoints are intact.'
 EXPORTED = 'is an exported computation, for other programs. Give the .pth or .safetensors of its weights.'
 
 
 @contextlib.contextmanager
-def written_whole(path, mode='w'):
+def written_whole(path, mode='w', remedy=MAKE_ROOM):
     """A file to write, of which either the old or the complete new one is left.
 
     Raises:
         InputError: The file could not be written (a full disk, say); the old file is untouched.
     """
-    partial = f'{path}.partial'
+    partial, is_text = f'{path}.partial', 'b' not in mode
     try:
         os.makedirs(osp.dirname(osp.abspath(path)), exist_ok=True)
-        with open(partial, mode) as file:
+        with open(partial, mode, encoding='utf-8' if is_text else None, newline='' if is_text else None) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
-        if osp.exists(partial):
+    except OSError as error:
+        raise InputError(f'{path}: could not be written ({error}). {remedy}') from error
+    finally:
+        with contextlib.suppress(OSError):
             os.remove(partial)
-        raise InputError(f'{path}: could not be written ({error}). '
-                         'Make room, then continue with --auto_resume; earlier checkpoints are intact.') from error
 
 
 def atomic_save(content, path):
     """``torch.save`` by :func:`written_whole`."""
     with written_whole(path, 'wb') as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch's words for a full disk
+            raise OSError(error) from error
 
 
 def read_json(path):

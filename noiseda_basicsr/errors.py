@@ -30,4 +30,4 @@ def errors_in_one_line(interrupted='Interrupted.'):
         sys.exit(130)
     finally:
         if in_main_thread:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -147,19 +147,19 @@ def _is_done(path, store, crop, step, raw):
     """Whether the LMDB is there already; an InputError if it is another one than would be written."""
     if not osp.exists(path):
         return False
-    there, wanted = open_one(path, '--dst'), set(database_keys(store, store.keys).values())
-    held = {_image_name(key, wanted) for key in there.keys}
-    if held != wanted:
-        raise InputError(f'{path}: exists and holds other images than asked for, {min(held ^ wanted)} for example. '
+    there, wanted = open_one(path, '--dst'), {name: key for key, name in database_keys(store, store.keys).items()}
+    entries = Counter(_image_name(key, wanted) for key in there.keys)
+    if entries.keys() != wanted.keys():
+        odd = min(entries.keys() ^ wanted.keys())
+        raise InputError(f'{path}: exists and holds other images than asked for, {odd} for example. '
                          'Remove it, or choose another --dst.')
     longest = {max(shape) for key, shape in _shapes(path).items() if key not in wanted}  # of its sub-images
     if longest - {crop} or isinstance(there, RawStore) != raw:
         kind = 'raw pixels' if isinstance(there, RawStore) else 'PNGs'
         raise InputError(f'{path}: exists as {kind}, {f"cut at {longest.pop()}" if longest else "not cut"}, other than '
                          'asked for. Remove it, or choose another --dst.')
-    [(name, count)] = Counter(_image_name(key, wanted) for key in there.keys).most_common(1)
-    image = store.read(next(key for key in store.keys if database_keys(store, [key])[key] == name))
-    if count != len(sub_images(image, crop, step or crop)):
+    [(name, count)] = entries.most_common(1)  # small images are in one piece, however far apart the others are cut
+    if count != len(sub_images(store.read(wanted[name]), crop, step or crop)):
         raise InputError(f'{path}: exists, cut at another distance than asked for (--step). Remove it, or choose '
                          'another --dst.')
     return True

@@ -1,5 +1,4 @@
 """What the commands share: checks of their arguments, tables, and the files they write."""
-import contextlib
 import csv
 import math
 import os
@@ -8,6 +7,7 @@ from os import path as osp
 import numpy as np
 
 from noiseda_basicsr import InputError
+from noiseda_basicsr.checkpoint import written_whole
 
 
 def named_paths(texts, option, taken=()):
@@ -61,26 +61,16 @@ def make_folder(path):
         raise InputError(f'{path}: this folder cannot be made ({error.strerror}). Choose another.') from error
 
 
-@contextlib.contextmanager
 def replacing(path):
-    """A text file to write, which takes the place of ``path`` when it is complete, and leaves nothing when it is not.
+    """A text file to write by :func:`~noiseda_basicsr.checkpoint.written_whole`, a context.
 
     Raises:
         InputError: It cannot be written.
     """
     if osp.isdir(path):
         raise InputError(f'{path}: is a folder; name a file.')
-    partial = f'{path}.{os.getpid()}.partial'  # another process may write it, too
     make_folder(osp.dirname(osp.abspath(path)))
-    try:
-        with open(partial, 'w', encoding='utf-8', newline='') as file:
-            yield file
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f'{path}: cannot be written ({error}).') from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(partial)
+    return written_whole(path, remedy='Make room, or choose another place.')
 
 
 def write_rows(path, rows):

@@ -179,11 +179,11 @@ class EngineModel(SRModel):
                                       f'{self.skipped_steps} so far.')
             return False
         self.save_networks(f'before_nan_{current_iter}')
+        bf16 = ', take precision: bf16,' if fp16 else ''
         raise InputError(f'iteration {current_iter}: the loss or its gradient is not finite ({values}). The networks '
                          f"before this step are net_*_before_nan_{current_iter}.pth in {self.opt['path']['models']}. "
-                         f'Lower train:optim_g:lr or train:diffusion_opt:beta, {"take precision: bf16, " * fp16}or '
-                         'look for broken images, then continue with --auto_resume; train:engine:on_nan: skip leaves '
-                         'such steps out.')
+                         f'Lower train:optim_g:lr or train:diffusion_opt:beta{bf16} or look for broken images, then '
+                         'continue with --auto_resume; train:engine:on_nan: skip leaves such steps out.')
 
     @torch.no_grad()
     def model_ema(self, decay=0.999):

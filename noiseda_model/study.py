@@ -211,7 +211,8 @@ def keep_recipe(training):
 def what_counts(option_file):
     """What an option file says, less what does not change the weights, as JSON has it."""
     options = {key: value for key, value in read_option_file(option_file).items() if key not in ('logger', 'val')}
-    train_set = {key: value for key, value in options['datasets']['train'].items() if key not in LOADER}
+    train_set = (options.get('datasets') or {}).get('train') or {}
+    train_set = {key: value for key, value in train_set.items() if key not in LOADER}
     return json.loads(json.dumps({**options, 'datasets': {'train': train_set}}, default=str))
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import basicsr.utils.dist_util as dist_util
 import pytest
+import torch
 import yaml
 
 from noiseda_basicsr import InputError, launch
+from noiseda_basicsr.checkpoint import load_resume_state
 from noiseda_basicsr.fixes import apply_fixes
 from noiseda_basicsr.folders import FreshFolders
 
@@ -135,18 +137,24 @@ def test_folders_of_a_run_that_came_to_nothing_are_taken_back(tmp_path, capsys):
 
 def test_a_folder_in_which_another_process_trains_is_left_to_it(tmp_path):
     path = tmp_path / 'run'
-    path.mkdir()
+    (path / 'training_states').mkdir(parents=True)
+    torch.save({'iter': 3, 'epoch': 0}, path / 'training_states/3.state')
+    opt = {'auto_resume': True, 'rank': 0,
+           'path': {'models': str(path), 'training_states': str(path / 'training_states')}}
     hold = ('import sys; from noiseda_basicsr.folders import hold\n'
             'lock = hold(sys.argv[1]); print("held", flush=True); sys.stdin.read()')
     other = subprocess.Popen([sys.executable, '-c', hold, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert other.stdout.readline() == b'held\n'
     with pytest.raises(InputError, match='run: another process is at work there'):
         FreshFolders().make(str(path))
+    with pytest.raises(InputError, match='run: another process is at work there'):
+        load_resume_state(opt)
     assert [child.name for child in tmp_path.iterdir()] == ['run']
     other.kill()  # the system lets go of it
     other.wait()
     other.stdin.close()
     other.stdout.close()
+    assert load_resume_state(opt)['iter'] == 3
     FreshFolders().make(str(path))
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -285,6 +285,14 @@ def test_a_failed_extraction_leaves_no_folder(image_folder, tmp_path):
 # ---------------------------------------------------------------------- broken stores
 
 
+def test_a_process_keeps_so_many_views(raw, monkeypatch):
+    monkeypatch.setattr('noiseda_data.store.VIEWS', 2)
+    store = RawStore(raw())
+    first = [store.read(key) for key in store.keys]
+    assert len(store.views) == 2 < len(store.keys)
+    assert [store.read(key) is image for key, image in zip(store.keys, first, strict=True)] == [True, True, False]
+
+
 @pytest.mark.parametrize(('change', 'message'), [
     (lambda text: text.replace('001.raw (40,48,3) uint8', '001.png (40,48,3) 1'), '001 is not of the form'),
     (lambda text: text.replace('uint8', 'float32'), '000 is not of the form "key.raw .h,w,3. uint8"'),
