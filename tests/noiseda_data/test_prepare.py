@@ -461,6 +461,15 @@ def test_command(image_folder, tmp_path, capsys):
         assert all(stream in help_text for part in parts for stream in part.streams if stream)
 
 
+def test_another_distance_is_noticed_beside_images_in_one_piece(image_folder, tmp_path):
+    images = {f'{name}.png': np.zeros((side, side, 3), np.uint8) for name, side in (('a', 9), ('b', 40))}
+    cut = ['folder', '--src', image_folder('x', images), '--dst', str(tmp_path / 'out'), '--crop', '16', '--step']
+    prepare.main([*cut, '12'])
+    prepare.main([*cut, '12'])
+    with pytest.raises(SystemExit, match='cut at another distance'):
+        prepare.main([*cut, '8'])
+
+
 def test_links_that_lead_back(image_folder, tmp_path):
     source = tmp_path / 'DIV2K_train_HR'
     image_folder('DIV2K_train_HR', {'0001.png': np.zeros((9, 9, 3), np.uint8)})
