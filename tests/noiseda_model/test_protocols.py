@@ -234,8 +234,12 @@ def degraded_16_bit(test_set, image_folder):
 def test_compare_measures_the_same(test_set, network, degraded_16_bit, tmp_path, capsys):
     gt, lq = test_set
     option_file, net_g = network
-    for folder in (lq, degraded_16_bit):
-        comparison.main([f'net={net_g}', '-opt', option_file, '--lq', folder, '--gt', gt, '--show', '1', '--out',
+    truth_16_bit = tmp_path / 'truth_16_bit'
+    truth_16_bit.mkdir()
+    for file in os.listdir(gt):
+        cv2.imwrite(str(truth_16_bit / file), cv2.imread(f'{gt}/{file}').astype(np.uint16) * 257)
+    for folder, truth in ((lq, gt), (degraded_16_bit, str(truth_16_bit))):
+        comparison.main([f'net={net_g}', '-opt', option_file, '--lq', folder, '--gt', truth, '--show', '1', '--out',
                          str(tmp_path / 'out')])
         metrics, restorer = {name: METRICS[name] for name in ('PSNR', 'SSIM')}, Restorer(net_g, option_file)
         expected = {version: evaluate(store, open_one(gt, ''), metrics) for version, store in (
