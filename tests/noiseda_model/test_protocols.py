@@ -237,7 +237,8 @@ def test_compare_measures_the_same(test_set, network, degraded_16_bit, tmp_path,
     truth_16_bit = tmp_path / 'truth_16_bit'
     truth_16_bit.mkdir()
     for file in os.listdir(gt):
-        cv2.imwrite(str(truth_16_bit / file), cv2.imread(f'{gt}/{file}').astype(np.uint16) * 257)
+        in_8_bit = cv2.imread(f'{gt}/{file}').astype(int)
+        cv2.imwrite(str(truth_16_bit / file), (in_8_bit * 257 + 100).clip(max=65535).astype(np.uint16))  # rounds to it
     for folder, truth in ((lq, gt), (degraded_16_bit, str(truth_16_bit))):
         comparison.main([f'net={net_g}', '-opt', option_file, '--lq', folder, '--gt', truth, '--show', '1', '--out',
                          str(tmp_path / 'out')])
