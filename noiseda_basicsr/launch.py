@@ -19,7 +19,7 @@ from noiseda_basicsr.errors import InputError
 from noiseda_basicsr.fixes import apply_fixes
 from noiseda_basicsr.folders import FreshFolders
 from noiseda_basicsr.option_file import check_option_file, explain_yaml
-from noiseda_basicsr.watch import Watch, end_workers, explain, start_worker
+from noiseda_basicsr.watch import Watch, end_workers, explain, ignore_dead_workers, start_worker
 
 SMALL = 2**16  # pixels of a batch, four patches of 128x128
 
@@ -85,7 +85,10 @@ def _run(pipeline, watch):
     folders = make_fresh_folders()
     print(f'BasicSR {basicsr.__version__} from {basicsr.__file__}', flush=True)
     try:
-        pipeline(os.getcwd())
+        try:
+            pipeline(os.getcwd())
+        finally:
+            ignore_dead_workers()
     except Exception as error:
         message = explain(error)
         if message is None:

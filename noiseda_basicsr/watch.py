@@ -15,6 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from noiseda_basicsr.errors import InputError
 from noiseda_basicsr.fixes import PATIENCE
 
+SIGCHLD = getattr(signal, 'SIGCHLD', None)  # a child, as a data loader's worker, has ended; not on Windows
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; what schedulers and torchrun send before they kill
 FAILED = 127  # in place of a signal's number: another process came upon an error
 
@@ -74,8 +75,9 @@ class Watch:
 
         def optimize_parameters(current_iter):
             self.doing = 'step'
-            optimize(current_iter)
-            self.doing, self.finished = None, current_iter
+            with deaths_of_workers_told_later():
+                optimize(current_iter)
+                self.doing, self.finished = None, current_iter
             bar.update()
             if current_iter == self.total:
                 bar.close()
@@ -148,10 +150,31 @@ def start_worker(stock_init, log_files, worker_id):
         stock_init(worker_id)
 
 
+@contextlib.contextmanager
+def deaths_of_workers_told_later():
+    """Torch's handler of SIGCHLD raises an error of a dead worker at once, wherever the process is; not in this block."""
+    if not SIGCHLD:
+        yield
+        return
+    came = []
+    handler = signal.signal(SIGCHLD, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(SIGCHLD, handler)
+    if came:
+        signal.raise_signal(SIGCHLD)
+
+
+def ignore_dead_workers():
+    """Let no late SIGCHLD replace the error that is being told, or stop the saving after it."""
+    if SIGCHLD:
+        signal.signal(SIGCHLD, signal.SIG_DFL)
+
+
 def end_workers():
     """After an error: what raised it keeps the loader alive, and Python would wait for its workers for ever."""
-    if hasattr(signal, 'SIGCHLD'):  # not on Windows
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report their death as one more error
+    ignore_dead_workers()
     for worker in multiprocessing.active_children():
         worker.kill()
 
@@ -165,7 +188,8 @@ def explain(error):
                 'train:engine:accumulate: 2 (or more; same result), train:engine:activation_checkpointing: '
                 '[g, diffusion] (same result, a third slower) or train:engine:precision: bf16; or lower '
                 'datasets:train:gt_size or batch_size_per_gpu.')
-    dead_worker = isinstance(error, RuntimeError) and re.search(r'DataLoader worker \(pid', str(error))
+    dead_worker = isinstance(error, RuntimeError) and re.search(r'DataLoader worker \(pid|Pin memory thread exited',
+                                                                str(error))
     if dead_worker or isinstance(error, (ConnectionError, EOFError)):  # the rest are sockets to such a worker
         return (f'A process that reads images was killed ({error}), most often for want of memory: lower '
                 'datasets:train:num_worker_per_gpu, then continue with --auto_resume.')

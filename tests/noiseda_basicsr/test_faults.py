@@ -253,14 +253,68 @@ def test_an_error_while_stopping_waits_for_no_other_process(tmp_path, monkeypatc
     assert asked == [signal.SIGTERM]
 
 
+def report_death(*_):
+    """As torch's handler of SIGCHLD does, wherever the process is."""
+    raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.')
+
+
+def test_a_worker_that_dies_during_a_step_does_not_cut_it_short(tmp_path):
+    """Else the weights were half new, and everything since the last saved state lost."""
+    model, watch, whole = Recording(tmp_path, 0), Watch(), []
+
+    def optimize_parameters(_):
+        os.kill(os.getpid(), signal.SIGCHLD)
+        whole.append(True)
+
+    model.optimize_parameters = optimize_parameters
+    watch.sampler = SimpleNamespace(epoch=0)
+    watch.attach(model, {'path': {}, 'dist': False, 'rank': 1, 'train': {'total_iter': 10}})
+    before = signal.signal(signal.SIGCHLD, report_death)
+    try:
+        with pytest.raises(RuntimeError, match='is killed'):
+            model.optimize_parameters(1)
+        assert signal.getsignal(signal.SIGCHLD) is report_death
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    watch.save_after_error()
+    assert whole and (tmp_path / 'process 0 saved 1').exists()
+
+
 def test_a_killed_data_loader_worker_is_explained(work):
-    process = start(command('worker', total=4000), work)
+    process = start(command('worker', 'logger:save_checkpoint_freq=4000', total=4000), work)
     wait_for(process, 'iter:       4')
     os.kill(worker_of(process.pid), signal.SIGKILL)
     rest, _ = process.communicate(timeout=200)
     assert process.returncode == 2, rest
     assert 'error: A process that reads images was killed' in rest, rest
     assert iterations_saved(work, 'worker')
+
+
+REPORTED_TWICE = """
+import os, signal
+from noiseda_basicsr import launch, watch
+
+def report(*_):
+    raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.')
+
+class Reset(ConnectionResetError):
+    def __str__(self):  # called while the error is told
+        os.kill(os.getpid(), signal.SIGCHLD)
+        return 'connection reset'
+
+def pipeline(root):
+    signal.signal(signal.SIGCHLD, report)
+    raise Reset
+
+launch._run(pipeline, watch.Watch())
+"""
+
+
+def test_a_worker_whose_death_two_errors_report(tmp_path):
+    """Its socket is found closed; before that is told and a state saved, the system's signal comes, too."""
+    ended = run(['-c', REPORTED_TWICE], tmp_path)
+    assert ended.returncode == 2, ended.stdout
+    assert 'was killed (connection reset)' in ended.stdout and 'Traceback' not in ended.stdout
 
 
 def test_changed_options_are_followed_and_told(work):
@@ -307,4 +361,5 @@ def test_errors_of_workers():
     broken = InputError(told.format('InputError', 'a.png: cannot be decoded'))
     assert explain(broken) == 'a.png: cannot be decoded'
     assert explain(RuntimeError(told.format('RuntimeError', 'stack expects each tensor to be equal size'))) is None
-    assert 'was killed' in explain(RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.'))
+    for death in ('DataLoader worker (pid 7) is killed by signal: Killed.', 'Pin memory thread exited unexpectedly'):
+        assert 'was killed' in explain(RuntimeError(death))
