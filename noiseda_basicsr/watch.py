@@ -152,7 +152,7 @@ def start_worker(stock_init, log_files, worker_id):
 
 @contextlib.contextmanager
 def deaths_of_workers_told_later():
-    """Torch's handler of SIGCHLD raises an error of a dead worker at once, wherever the process is; not in this block."""
+    """Outside this block torch reports the death of a worker from its handler of SIGCHLD, at once, by an error."""
     if not SIGCHLD:
         yield
         return
