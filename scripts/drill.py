@@ -19,7 +19,7 @@ import numpy as np
 
 from noiseda_basicsr.checkpoint import load_checkpoint
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = {
     'network_g:width': 4, 'network_diffusion:multipliers': [1], 'datasets:train:gt_size': 16,
     'datasets:train:dataroot_gt': 'gt', 'datasets:train:dataroot_real': 'real', 'path:pretrain_network_g': 'none',

@@ -22,7 +22,7 @@ from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_data.photo import Photo
 from noiseda_model.protocols import save_png
 
-TABLE = Path(__file__).parents[1] / 'noiseda_model/weights/photos.tsv'
+TABLE = Path(__file__).resolve().parents[1] / 'noiseda_model/weights/photos.tsv'
 
 
 def make(packages, out, table=TABLE):
