@@ -96,7 +96,7 @@ def _run(pipeline, watch):
         else:
             print(f'\nerror: {message}', file=sys.stderr, flush=True)
         watch.save_after_error()
-        if not watch.finished:
+        if watch.finished == watch.begun:
             folders.take_back()
         status = 1 if message is None else 2
         end_workers()

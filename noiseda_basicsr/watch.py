@@ -35,7 +35,7 @@ class Watch:
         self.signal = None
         self.model = None
         self.sampler = None  # knows the epoch
-        self.finished = 0  # iterations
+        self.begun = self.finished = 0  # iterations before this process, and till now
         self.total = None
         self.doing = None  # 'step', 'validation', 'stopping', or between these None
         self.validated = {}  # loader -> iteration
@@ -58,7 +58,8 @@ class Watch:
 
     def attach(self, model, opt):
         """Watch this model's training."""
-        self.model, self.finished = model, opt.get('resume_iter', 0)
+        self.model, self.begun = model, opt.get('resume_iter', 0)
+        self.finished = self.begun
         self.total = opt['train'].get('total_iter')
         if opt['dist']:
             self.group = torch.distributed.new_group(backend='gloo', timeout=PATIENCE)
@@ -102,7 +103,7 @@ class Watch:
         return number.item()
 
     def save(self):
-        if self.finished:
+        if self.finished > self.begun:  # else the state it resumed from is there, and may not have been taken in
             self.model.save(self.sampler.epoch, self.finished)
 
     def save_together(self):
@@ -115,7 +116,7 @@ class Watch:
 
         It is process 0 that saves. Of an error in another one it learns where it begins the next iteration.
         """
-        if self.model is None or self.doing == 'step' or not self.finished:
+        if self.model is None or self.doing == 'step' or self.finished == self.begun:
             return
         with contextlib.suppress(Exception):  # the error itself has been told
             if self.group and torch.distributed.get_rank() and self.doing is None and self.finished < self.total:

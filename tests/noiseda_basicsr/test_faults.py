@@ -328,6 +328,18 @@ def test_changed_options_are_followed_and_told(work):
     assert 0 < first < last < 0.1
 
 
+def test_a_resumption_that_is_refused_leaves_the_state_as_it_was(work):
+    assert run(command('refused', total=3), work).returncode == 0
+    state = work / 'experiments/refused/training_states/3.state'
+    before = state.read_bytes()
+    for change in (['train:optim_g:type=AdamW'], ['network_diffusion=none', 'train:diffusion_opt=none']):
+        refused = run(command('refused', *change, total=6), work)
+        assert refused.returncode == 2 and 'error: ' in refused.stdout, refused.stdout
+        assert 'Saved iteration' not in refused.stdout and state.read_bytes() == before
+    assert run(command('refused', total=6), work).returncode == 0
+    assert iterations_saved(work, 'refused') == [3, 6]
+
+
 def test_only_the_last_states_and_the_best_network_are_kept(work):
     output = run([*command('kept', total=12), 'logger:keep_last=2', 'val:val_freq=4'], work).stdout
     assert iterations_saved(work, 'kept') == [9, 12], output
