@@ -132,6 +132,8 @@ def parse_options(root_path, is_train=True):
             raise InputError('--force_yml wants key=value with one "=" each, as train:total_iter=100.') from error
         raise
     check_option_file(opt)
+    if opt.get('val'):
+        opt['val'] = {'save_img': False, 'suffix': None, **opt['val']}  # BasicSR looks them up
     train_set = opt['datasets'].get('train', {})
     if not train_set.get('num_worker_per_gpu'):
         train_set.pop('persistent_workers', None)  # torch refuses to keep workers where there are none

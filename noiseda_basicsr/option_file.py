@@ -50,11 +50,10 @@ def check_option_file(opt):
                 if key in beside:
                     raise InputError(f'{key} stands directly under {where}; it belongs to {block}.')
     needed = list(NEEDED)
-    if opt['is_train']:
-        needed += NEEDED_TO_TRAIN
+    needed += NEEDED_TO_TRAIN if opt['is_train'] else ['val']
     needed += [f'datasets:{phase}:{key}' for phase in opt['datasets'] for key in ('name', 'type')]
-    if opt.get('val'):
-        needed += ['val:save_img'] + (['val:val_freq'] if opt['is_train'] else [])
+    if opt['is_train'] and opt.get('val'):
+        needed.append('val:val_freq')
     for key in needed:
         if look_up(opt, key) is MISSING:
             raise InputError(f'{key} is missing in the option file; the files in options/ show every key.')

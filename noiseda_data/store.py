@@ -42,6 +42,9 @@ def decode(content, name):
     data = np.frombuffer(content or b'', np.uint8)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data.size else None
+        if image is None and data.size:  # grey floating point, which does not turn to colour
+            as_it_is = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+            image = None if as_it_is is None or as_it_is.dtype in WHITE else as_it_is
     except cv2.error as error:  # more pixels than OpenCV's limit
         raise InputError(f'{name}: cannot be decoded as an image ({error.err}). Remove or replace it.') from error
     if image is None:

@@ -245,7 +245,7 @@ def import_gradio():
     try:
         import gradio
     except ImportError as error:
-        raise InputError('The demo needs gradio: pip install "noiseda[demo]"') from error
+        raise InputError('The demo needs gradio: pip install gradio') from error
     return gradio
 
 

@@ -196,7 +196,7 @@ def load_model(folder, iteration, option_file=None):
     named = read_option_file(option_file) if option_file else {}
     for net, file in files.items():
         key = f'network_{net}'
-        options[key] = named.get(key) or load_checkpoint(file).get(key)
+        options[key] = load_checkpoint(file).get(key) or named.get(key)
         if not options[key]:
             raise InputError(f'{file}: does not say what network it is of; give the option file with -opt.')
     paths = {f'pretrain_network_{net}': file for net, file in files.items()}

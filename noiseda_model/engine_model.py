@@ -258,7 +258,7 @@ class EngineModel(SRModel):
 
     # ------------------------------------------------------------------ saving and resuming
 
-    save_network = checkpoint.save_network
+    save_network, load_network = checkpoint.save_network, checkpoint.load_network
 
     def save_networks(self, label):
         for name, net in self.trained_networks().items():

@@ -72,7 +72,8 @@ def _lpips_network(weights):
             net = lpips.LPIPS(net='alex', pnet_rand=weights is not None, verbose=False)
     except OSError as error:
         raise InputError(f"LPIPS needs AlexNet's weights and they could not be downloaded ({error}). Set "
-                         f'{WEIGHTS_VARIABLE} to a file of them, or leave LPIPS out (--no-lpips).') from error
+                         f'{WEIGHTS_VARIABLE} to a file of them, or leave LPIPS out (of val:metrics; noiseda-evaluate: '
+                         '--no-lpips).') from error
     if weights is not None:
         _load_alexnet(net.net, load_checkpoint(weights), weights)
     return net.eval().to('cuda' if torch.cuda.is_available() else 'cpu')

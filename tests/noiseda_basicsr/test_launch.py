@@ -60,6 +60,12 @@ def test_train_resume_and_test(work):
     best = re.search(r'psnr: ([\d.]+)', process.stdout)[1]
     assert best == re.findall(r'psnr: ([\d.]+)', output)[-1]  # as the last validation of the training
 
+    metrics = 'val={metrics: {psnr: {type: calculate_psnr, crop_border: 0}}}'  # and nothing else
+    for number, (more, images) in enumerate([([metrics], 0), ([metrics, 'val:save_img=true'], 6)]):
+        process = run([TEST, '-opt', TINY_TEST, '--force_yml', f'name=test_{number}', *more], work)
+        assert process.returncode == 0 and f'psnr: {best}' in process.stdout, process.stdout
+        assert len(list((work / f'results/test_{number}').rglob('*.png'))) == images
+
     shutil.rmtree(work / 'results')  # four processes share the six images
     torchrun = ['-m', 'torch.distributed.run', '--nproc_per_node=4', '--standalone']
     process = run([*torchrun, TEST, '-opt', TINY_TEST, '--launcher', 'pytorch'], work)
@@ -142,7 +148,7 @@ def test_debug_flag(work):
 @pytest.mark.parametrize('force, message', [
     (['network_g:type=RestorationUnet'], 'did you mean RestorationUNet'),
     (['network_g:wdith=3'], 'wdith'),
-    (['val={val_freq: 4}'], 'val:save_img is missing'),
+    (['val={save_img: true}'], 'val:val_freq is missing'),
     (['train={total_iter: 8}'], 'train:optim_g is missing'),
     (['logger={print_freq: 1, save_checkpoint_freq: 3}'], 'logger:use_tb_logger is missing'),
     (['datasets:train:dataroot_real=nowhere'], 'dataroot_real: nowhere does not exist'),

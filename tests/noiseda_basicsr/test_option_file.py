@@ -72,7 +72,6 @@ EDITED = {  # of tiny.yml: what is replaced, by what, what the message must hold
     'a number as text in a list': ('lr: 0.001}\n  optim_diffusion', 'lr: 0.001, betas: [9e-1, 0.9]}\n  optim_diffusion',
                                    ['train:optim_g:betas', "'9e-1'"]),
     'no val_freq': ('  val_freq: 4\n', '', ['val:val_freq is missing']),
-    'no save_img': ('  save_img: true\n', '', ['val:save_img is missing']),
     'no optimizer': ('  optim_g: {type: Adam, lr: 0.001}\n', '', ['train:optim_g is missing']),
     'no save_checkpoint_freq': (', save_checkpoint_freq: 3', '', ['logger:save_checkpoint_freq is missing']),
     'no name of a set': ('    name: val\n', '', ['datasets:val:name is missing']),

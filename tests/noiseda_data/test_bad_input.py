@@ -151,8 +151,9 @@ def test_file_that_is_no_image(tmp_path, content):
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.int32])
-def test_neither_8_nor_16_bit(image_folder, dtype):
-    folder = image_folder('x', {'a.tif': np.ones((9, 9, 3), dtype)})
+@pytest.mark.parametrize('size', [(9, 9, 3), (9, 9)], ids=['colour', 'grey'])
+def test_neither_8_nor_16_bit(image_folder, dtype, size):
+    folder = image_folder('x', {'a.tif': np.ones(size, dtype)})
     dataset = build(dataroot_gt=folder, degradation=AWGN)
     fails(f'a.tif: {np.dtype(dtype)} pixels', 'convert it to 8 or 16 bit', within=lambda: dataset[0])
 

@@ -245,5 +245,8 @@ def test_what_a_user_can_get_wrong(trained, tmp_path, capsys):
     del content['network_g']
     torch.save(content, file)
     assert 'give the option file with -opt' in message(capsys, *trained)
-    (tmp_path / 'opt.yml').write_text('network_g: {type: RestorationUNet, width: 4, depth: 2}\n')
+    other = 'network_diffusion: {type: ConditionalUNet, width: 96}\n'  # is noted, so not asked for
+    (tmp_path / 'opt.yml').write_text('network_g: {type: RestorationUNet, width: 4, depth: 2}\n' + other)
     main([*map(str, trained), '-opt', str(tmp_path / 'opt.yml')])
+    (tmp_path / 'opt.yml').write_text('network_g: {type: RestorationUNet, width: 6, depth: 2}\n')
+    assert 'do not fit' in message(capsys, *trained, '-opt', tmp_path / 'opt.yml')
