@@ -12,7 +12,7 @@ import torch
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.data import DataLoader, Subset
 
 from noiseda_basicsr import InputError, checkpoint
@@ -145,24 +145,37 @@ class EngineModel(SRModel):
 
     def take_step(self, current_iter):
         """Update all weights with the gradients there are, or none if these are not finite."""
-        if self.gradients_are_finite(current_iter):
+        norms = self.unscale_gradients()
+        if self.gradients_are_finite(norms, current_iter):
+            if self.engine['max_grad_norm']:
+                for net, norm in zip(self.trained_networks().values(), norms, strict=True):
+                    clip_grads_with_norm_(net.parameters(), self.engine['max_grad_norm'], norm)
             for optimizer in self.optimizers:
                 self.scaler.step(optimizer)
             if self.ema_decay > 0:
                 self.model_ema(min(self.ema_decay, (1 + current_iter) / (10 + current_iter)))
         self.scaler.update()
 
-    def gradients_are_finite(self, current_iter):
+    def unscale_gradients(self):
+        """Undo the scaling of fp16, and log the norm of each network's gradient.
+
+        Returns:
+            list[Tensor]: These norms.
+        """
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        nets = self.trained_networks()
+        norms = [get_total_norm([p.grad for p in net.parameters() if p.grad is not None]) for net in nets.values()]
+        self.log.update((f'grad_{name}', norm) for name, norm in zip(nets, norms, strict=True))
+        return norms
+
+    def gradients_are_finite(self, norms, current_iter):
         """Whether the step may be taken: a NaN must not reach the weights.
 
         All processes come to the same answer. With fp16 an overflow of the gradient is nothing to worry about, as the
         scaler takes note and scales the next step less, unless that goes on till it does not scale at all.
         """
-        nets, fp16 = self.trained_networks(), self.scaler.is_enabled()
-        for optimizer in self.optimizers:
-            self.scaler.unscale_(optimizer)
-        norms = [get_total_norm([p.grad for p in net.parameters() if p.grad is not None]) for net in nets.values()]
-        self.log.update((f'grad_{name}', norm) for name, norm in zip(nets, norms, strict=True))
+        fp16 = self.scaler.is_enabled()
         losses = [value for name, value in self.log.items() if not name.startswith('grad_')]
         finite = torch.stack([torch.stack(values).isfinite().all() for values in (losses, norms)]).float()
         if self.opt['dist']:

@@ -34,6 +34,7 @@ ENGINE_DEFAULTS = {
     'compile': [],  # torch.compile for g, diffusion
     'activation_checkpointing': [],  # less memory, a third more work, for g, diffusion
     'accumulate': 1,  # parts a batch is computed in: less memory, same result
+    'max_grad_norm': None,  # of each network: a longer gradient is scaled down to it
     'on_nan': 'stop',  # a step whose loss or gradient is not finite: stop, or skip it and go on
 }
 
@@ -156,6 +157,8 @@ def read_engine_options(opt):
 
     require(options['precision'] in DTYPES, 'precision', f"one of {', '.join(DTYPES)}.")
     require(options['on_nan'] in ('stop', 'skip'), 'on_nan', 'stop or skip.')
+    norm = options['max_grad_norm']
+    require(norm is None or (isinstance(norm, (int, float)) and norm > 0), 'max_grad_norm', 'a number above 0, or ~.')
     require(isinstance(options['channels_last'], bool), 'channels_last', 'true or false.')
     for key in ('compile', 'activation_checkpointing'):
         is_list = isinstance(options[key], list) and set(options[key]) <= {'g', 'diffusion'}

@@ -75,7 +75,8 @@ def validate_one_network(rank, folder):
     model.validation(torch.utils.data.DataLoader(data_set), 1, None)
     model.log = {'gap': torch.tensor(float('nan') if rank else 1.0)}  # of a closed hinge: it has no gradient
     model.engine['on_nan'] = 'skip'
-    assert not model.gradients_are_finite(2) and model.skipped_steps == 1, 'the processes do not agree'
+    norms = model.unscale_gradients()
+    assert not model.gradients_are_finite(norms, 2) and model.skipped_steps == 1, 'the processes do not agree'
     torch.save({'before': before, 'after': list(model.evaluation_net().buffers())}, f'{rank}.pth')
     torch.distributed.barrier()
     os._exit(0)  # an orderly end with a DDP network alive can abort in gloo

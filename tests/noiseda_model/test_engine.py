@@ -47,6 +47,23 @@ def test_parts_of_a_batch_give_the_gradient_of_the_batch(parts, margin, tmp_path
         assert all((log['l_con'] > 0) == (margin > 0) for log in cut[0])
 
 
+@pytest.mark.parametrize('engine', [{}, {'accumulate': 2}, {'precision': 'fp16'}], ids=['whole', 'parts', 'fp16'])
+def test_a_longer_gradient_is_scaled_down_to_the_norm(engine, tmp_path):
+    """By SGD weights move by -lr g min(1, max_grad_norm / |g|), for each network by its own |g|."""
+    before = weights(build(small_opt(tmp_path, **SGD)))
+    (log,), free, _ = train(tmp_path, engine, steps=1, **SGD)
+    norms = {net: log[f'grad_{net}'] for net in ('g', 'diffusion')}
+    limit = (norms['g'] * norms['diffusion'])**0.5  # one of the two is longer
+    (log,), clipped, _ = train(tmp_path, {**engine, 'max_grad_norm': limit}, steps=1, **SGD)
+    assert {net: log[f'grad_{net}'] for net in norms} == pytest.approx(norms)  # logged as it was
+    shares = {net: min(1, limit / norm) for net, norm in norms.items()}
+    assert sorted(shares.values())[0] < 0.99 and max(shares.values()) == 1
+    for name, value in before.items():
+        for net, share in shares.items():
+            if name.startswith(f'net_{net}.'):
+                torch.testing.assert_close(clipped[name] - value, share * (free[name] - value), rtol=1e-3, atol=1e-7)
+
+
 def test_the_hinge_opens_by_all_parts_not_by_each(tmp_path):
     """One part's gap is positive, the other's negative: their hinges' mean would differ from the batch's hinge."""
     gaps = []
@@ -229,6 +246,7 @@ def test_dropout_on_a_cpu_has_the_moments_of_dropout():
     ({'activation_checkpointing': True}, r'a list of networks'),
     ({'compile': ['net_g']}, r'a list of networks'),
     ({'channels_last': 'yes'}, 'true or false'),
+    ({'max_grad_norm': 0}, 'a number above 0'),
     ({'on_nan': 'ignore'}, 'stop or skip')])
 def test_bad_engine_options_are_named(engine, message, tmp_path):
     with pytest.raises(InputError, match=message):
