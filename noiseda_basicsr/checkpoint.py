@@ -142,7 +142,7 @@ def prune(path, keep_last, current_iter):
     for iteration in saved[:-keep_last]:
         os.remove(osp.join(path['training_states'], f'{iteration}.state'))
         for name in os.listdir(path['models']):
-            if name.endswith(f'_{iteration}.pth') and 'before_nan' not in name:
+            if name.endswith(f'_{iteration}.pth') and not re.search('before_nan|best', name):
                 os.remove(osp.join(path['models'], name))
 
 
@@ -185,14 +185,14 @@ def load_resume_state(opt):
     ``path:resume_state`` is taken as it is, or refused. Its iteration is noted as ``opt['resume_iter']``.
     """
     if opt['auto_resume']:
-        opt['path']['resume_state'] = _newest_complete_state(opt)
+        opt['path']['resume_state'] = _newest_complete_state(opt) or opt['path'].get('resume_state')
     path = opt['path'].get('resume_state')
     if path is None:
         return None
     state = load_checkpoint(path)
     folder = opt['path']['training_states']
-    if not osp.isdir(folder):
-        raise InputError(f"path:resume_state is {path}, but there is no {folder}, where a training called "
+    if osp.realpath(osp.dirname(path)) != osp.realpath(folder):
+        raise InputError(f"path:resume_state is {path}, which does not lie in {folder}, where a training called "
                          f"{opt['name']} goes on. Give it the name it had, or start a new one with the saved network "
                          'as path:pretrain_network_g.')
     newest = max(saved_iterations(folder), default=0)
@@ -213,7 +213,8 @@ def load_resume_state(opt):
 def _newest_complete_state(opt):
     folder = opt['path']['training_states']
     labels = [key.removeprefix('network_') for key in opt if key.startswith('network_')]
-    for iteration in reversed(saved_iterations(folder)):
+    iterations = saved_iterations(folder)
+    for iteration in reversed(iterations):
         state = osp.join(folder, f'{iteration}.state')
         networks = [osp.join(opt['path']['models'], f'net_{label}_{iteration}.pth') for label in labels]
         try:
@@ -223,4 +224,7 @@ def _newest_complete_state(opt):
             print(f'auto_resume passes over iteration {iteration}: {error}', flush=True)
         else:
             return state
+    if iterations:
+        raise InputError(f'--auto_resume: of the states in {folder} none is complete. Put back what is missing, or '
+                         'leave --auto_resume out to train anew.')
     return None

@@ -19,7 +19,7 @@ from noiseda_basicsr.errors import InputError
 from noiseda_basicsr.fixes import apply_fixes
 from noiseda_basicsr.folders import FreshFolders
 from noiseda_basicsr.option_file import check_option_file, explain_yaml
-from noiseda_basicsr.watch import Watch, end_workers, explain, ignore_dead_workers, start_worker
+from noiseda_basicsr.watch import Interrupted, Watch, end_workers, explain, ignore_dead_workers, start_worker
 
 SMALL = 2**16  # pixels of a batch, four patches of 128x128
 
@@ -89,6 +89,10 @@ def _run(pipeline, watch):
             pipeline(os.getcwd())
         finally:
             ignore_dead_workers()
+    except Interrupted:
+        if watch.finished == watch.begun:
+            folders.take_back()
+        raise
     except Exception as error:
         message = explain(error)
         if message is None:

@@ -12,6 +12,7 @@ from basicsr.utils import get_root_logger
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from noiseda_basicsr.checkpoint import saved_iterations
 from noiseda_basicsr.errors import InputError
 from noiseda_basicsr.fixes import PATIENCE
 
@@ -70,7 +71,7 @@ class Watch:
             if number := self.signal_anywhere():
                 self.doing = 'stopping'
                 self.save_together()
-                print(f'Stopped after iteration {self.finished}; continue with --auto_resume.', flush=True)
+                print(f'Stopped after iteration {self.finished}{self.how_to_go_on(opt)}.', flush=True)
                 raise Interrupted(128 + number)
             update(current_iter, **options)
 
@@ -101,6 +102,15 @@ class Watch:
         number = torch.tensor(self.signal or 0)
         torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, group=self.group)
         return number.item()
+
+    def how_to_go_on(self, opt):
+        if not self.finished:
+            return ''
+        folder = opt['path'].get('training_states', '')
+        if max(saved_iterations(folder), default=0) <= self.finished:
+            return '; continue with --auto_resume'
+        state = os.path.join(folder, f'{self.finished}.state')
+        return f'; continue with --force_yml path:resume_state={state}, as there are later states, too'
 
     def save(self):
         if self.finished > self.begun:  # else the state it resumed from is there, and may not have been taken in

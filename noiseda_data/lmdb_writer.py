@@ -117,9 +117,11 @@ def _threads(workers):
 def _appears_whole(target, partial):
     """Around the writing of ``partial``, which is ``target`` afterwards; nothing is left where that fails."""
     lock = osp.join(partial, LOCK)
-    if osp.exists(lock):
+    if osp.exists(partial):
+        if not osp.exists(lock):
+            raise InputError(f'{partial}: is needed for a time, and there already. Rename or remove it.')
         hold(partial).close()
-    shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial)
     try:
         os.makedirs(partial)
         with hold(partial):

@@ -1,6 +1,7 @@
 """What there is to training besides the method: precision, accumulation, validation, saving, resuming."""
 import copy
 import json
+import os
 import warnings
 from collections import OrderedDict
 from contextlib import ExitStack
@@ -302,9 +303,10 @@ class EngineModel(SRModel):
 
     def resumable_options(self):
         """What may change between stopping and resuming, and is told if it does."""
-        train_set = self.opt.get('datasets', {}).get('train', {})
+        data_sets = {phase: {key: value for key, value in options.items() if key != 'phase'}
+                     for phase, options in self.opt.get('datasets', {}).items()}
         return {'manual_seed': self.opt['manual_seed'], 'world_size': self.opt['world_size'],
-                'train': self.opt['train'], 'datasets': {'train': {k: v for k, v in train_set.items() if k != 'phase'}}}
+                'train': self.opt['train'], 'datasets': data_sets}
 
     def resume_training(self, resume_state):
         """Continue as saved, but where the option file now says otherwise follow it, and say so."""
@@ -320,6 +322,8 @@ class EngineModel(SRModel):
             self.scaler.load_state_dict(resume_state['scaler'])
         self.skipped_steps = resume_state.get('skipped_steps', 0)
         self.best_metric_results = self.best_until(resume_state)
+        if self.opt['rank'] == 0:
+            self.put_best_aside()
         for change in differences(before, self.resumable_options()) if before else ():
             get_root_logger().info(f"Resuming iteration {resume_state['iter']} with {change}.")
 
@@ -343,6 +347,21 @@ class EngineModel(SRModel):
             warnings.simplefilter('ignore')  # no step of an optimizer lies between
             for iteration in range(1, iterations + 1):
                 EngineModel.update_learning_rate(self, iteration, self.opt['train'].get('warmup_iter', -1))
+
+    def put_best_aside(self):
+        """A network that is best by figures that no longer count is kept under its iteration's name."""
+        def deciding(best):  # the first metric on the first validation set
+            return next(iter(next(iter(best.values()), {}).items()), None)
+
+        recorded = checkpoint.read_json(self.record_file())
+        if not recorded or deciding(recorded) == deciding(self.best_metric_results):
+            return
+        stem, iteration = osp.splitext(self.record_file())[0], deciding(recorded)[1]['iter']
+        for ending in ('.pth', '.json'):
+            if osp.isfile(stem + ending):
+                os.replace(stem + ending, f'{stem}_{iteration}{ending}')
+        get_root_logger().info(f'The best network so far, of iteration {iteration}, is now {stem}_{iteration}.pth: its '
+                               'figures are later than this state, or by other metrics.')
 
     def best_until(self, resume_state):
         """The best figures of the iterations up to the state's, of metrics that are those of the option file."""

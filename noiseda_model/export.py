@@ -3,6 +3,7 @@ import contextlib
 import copy
 import io
 import json
+import os
 import warnings
 from os import path as osp
 from unittest import mock
@@ -45,6 +46,19 @@ def export(net, path, size=None, network=None, half=False):
         InputError: The ending is unknown, a package is missing, or what was read back restores differently.
     """
     make_folder(osp.dirname(osp.abspath(path)))
+    unproven = osp.join(osp.dirname(path), f'.unproven-{osp.basename(path)}')  # an earlier file stays if this one fails
+    try:
+        told = _export(net, unproven, size, network, half)
+        os.replace(unproven, path)
+    except InputError as error:
+        raise InputError(str(error).replace(unproven, path)) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(unproven)
+    return told.replace(unproven, path)
+
+
+def _export(net, path, size, network, half):
     ending = osp.splitext(path)[1]
     writers = {'.onnx': _to_onnx, '.pt': _to_torchscript}
     if ending in WEIGHTS:

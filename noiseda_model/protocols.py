@@ -6,7 +6,6 @@ same figures when it is given the same blocks; and what the complete test set ho
 import argparse
 import csv
 import json
-import os
 import time
 from os import path as osp
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from noiseda_basicsr import InputError, errors_in_one_line
+from noiseda_basicsr.checkpoint import written_whole
 from noiseda_data.sidd import BlockStore, check_submission, save_submission
 from noiseda_data.store import open_one, to_float
 from noiseda_model.commands import json_figures, make_folder, refuse_overwriting, replacing
@@ -238,9 +238,8 @@ def open_source(path, option):
 
 def save_png(path, image):
     """Write an RGB image."""
-    os.makedirs(osp.dirname(path), exist_ok=True)
-    if not cv2.imwrite(path, image[..., ::-1]):
-        raise InputError(f'{path}: cannot be written. Is the disk full?')
+    with written_whole(path, 'wb', 'Is the disk full?') as file:
+        file.write(cv2.imencode('.png', image[..., ::-1])[1])
 
 
 def _open_results(args):

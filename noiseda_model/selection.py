@@ -1,5 +1,6 @@
 """Which checkpoint restores best, without ground truth: ranking, its agreement with the truth, noiseda-select."""
 import argparse
+import contextlib
 import fnmatch
 import os
 from os import path as osp
@@ -213,6 +214,8 @@ def run(args):
         for name, restored in results.items()}
     write_ranking(osp.join(args.out, 'ranking.csv'), scores, criteria, by, psnr)
     print_ranking(scores, criteria, by, psnr)
+    with contextlib.suppress(FileNotFoundError):  # of an earlier selection
+        os.remove(osp.join(args.out, 'agreement.csv'))
     if truth:
         table = [(criterion, group, agreement(*_paired(scores, psnr, criterion, group)))
                  for group in ['*', *args.group] for criterion in criteria]

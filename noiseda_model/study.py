@@ -37,6 +37,7 @@ from typing import NamedTuple
 import yaml
 
 from noiseda_basicsr import InputError, errors_in_one_line
+from noiseda_basicsr.folders import hold
 from noiseda_model.commands import make_folder, replacing, write_rows
 from noiseda_model.evaluation import METRICS, NO_TRUTH
 from noiseda_model.options import differences, read_option_file
@@ -166,11 +167,13 @@ def train(training, processes=1):
         command = [sys.executable, *torchrun, *command, '--launcher', 'pytorch']
     command += ['--force_yml', *forced_options(training)]
     log = f'experiments/{training.name}.log'
-    with open(log, 'w') as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
+    options = {'stderr': subprocess.STDOUT, 'start_new_session': True}  # else Ctrl-C would reach it, and then SIGTERM
+    with open(log, 'w') as file, subprocess.Popen(command, stdout=file, **options) as process:
         try:
             status = process.wait()
         finally:
             process.terminate()  # it saves its state; nothing where it has ended
+            process.wait()
     if status or not osp.isfile(training.weights):
         with open(log) as file:
             lines = file.readlines()
@@ -184,16 +187,16 @@ def forced_options(training):
     return [f'name={training.name}', *training.forced, *start]
 
 
-def keep_recipe(training):
-    """Write down what a training is made with: its option file, what is forced, and what the file says.
+def keep_recipe(training, is_to_do):
+    """Write down what a training is made with: its option file, what is forced, and what the files say.
 
     Raises:
         InputError: One of this name was made otherwise. (Of one made when the last was not written down, that is not
             known.)
     """
     folder, named = f'experiments/{training.name}', '\n'.join([training.option_file, *forced_options(training), ''])
-    options = what_counts(training.option_file)
-    if not osp.isdir(folder) or not osp.isfile(f'{folder}.txt'):
+    options = recipe(training)
+    if not osp.isfile(f'{folder}.txt') or (is_to_do and not osp.isdir(folder)):
         with replacing(f'{folder}.txt') as file:
             file.write(named + json.dumps(options, indent=1))
         return
@@ -202,10 +205,18 @@ def keep_recipe(training):
     if kept == named:
         return
     before = json.loads(kept.removeprefix(named)) if kept.startswith(named + '{') else None
+    if before and 'start' not in before:
+        options.pop('start', None)
     if before != options:
         change = next(differences(before, options)) if before else f'see {folder}.txt'
         raise InputError(f'{folder} was trained with other options ({change}). Put them back, or study in another '
                          'folder; or remove it and its rows of results.csv, to train it again.')
+
+
+def recipe(training):
+    """What a training's option file says and, where it has a start, the same of that and what is forced there."""
+    options, start = what_counts(training.option_file), training.start
+    return {**options, 'start': {**recipe(start), 'forced': forced_options(start)}} if start else options
 
 
 def what_counts(option_file):
@@ -236,8 +247,12 @@ def measure(training, domain, metrics):
 
 def run_study(study, out, processes=1, tell=print):
     """Train and measure what OUT/results.csv does not hold yet; returns its rows, see :func:`rows_of`."""
-    path = osp.join(out, 'results.csv')
     make_folder(out)
+    with hold(out):
+        return _run_study(study, osp.join(out, 'results.csv'), processes, tell)
+
+
+def _run_study(study, path, processes, tell):
     rows = read_rows(path)
     done = rows_of(study, rows)
     left = {cell: training for cell, training in plan(study).items() if cell not in done}
@@ -249,15 +264,17 @@ def run_study(study, out, processes=1, tell=print):
         read_option_file(training.option_file)
     for cell, training in plan(study).items():
         if cell in left or osp.isfile(training.option_file):
-            keep_recipe(training)
+            keep_recipe(training, cell in left)
     for cell, training in left.items():
         train(training, processes)
         domain = study['domains'][cell[1]]
         figures = measure(training, domain, study['metrics'])
         iterations, seconds = cost(training)
-        key = tuple(map(str, cell))
-        rows[key] = row = {**dict(zip(KEYS, key, strict=True)), **photos_of(domain), 'iterations': str(iterations),
-                           'seconds': f'{seconds:.0f}', **{name: f'{value:.4f}' for name, value in figures.items()}}
+        key, photos = tuple(map(str, cell)), photos_of(domain)
+        before = rows.get(key, {})  # it may hold other metrics
+        rows[key] = row = {**(before if photos.items() <= before.items() else {}), **dict(zip(KEYS, key, strict=True)),
+                           **photos, 'iterations': str(iterations), 'seconds': f'{seconds:.0f}',
+                           **{name: f'{value:.4f}' for name, value in figures.items()}}
         write_rows(path, rows.values())
         tell('  '.join(f'{key} {value}' for key, value in row.items()))
     return rows_of(study, rows)

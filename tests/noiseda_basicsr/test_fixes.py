@@ -78,7 +78,7 @@ def test_a_failed_save_is_an_error_and_keeps_the_old_file(tmp_path, monkeypatch)
 
 
 def experiment(tmp_path, iterations):
-    opt = {'auto_resume': True, 'rank': 0, 'network_g': {}, 'network_diffusion': {},
+    opt = {'name': 'a', 'auto_resume': True, 'rank': 0, 'network_g': {}, 'network_diffusion': {},
            'path': {'training_states': str(tmp_path / 'states'), 'models': str(tmp_path / 'models')}}
     for folder in ('states', 'models'):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -106,6 +106,27 @@ def test_auto_resume_passes_over_an_incomplete_checkpoint(tmp_path, broken, how,
 
 def test_nothing_to_resume_starts_afresh(tmp_path):
     assert checkpoint.load_resume_state(experiment(tmp_path, [])) is None
+
+
+def test_to_resume_where_no_state_is_complete_is_refused(tmp_path):
+    """To start afresh, as if nothing had been trained, would put it all aside."""
+    opt = experiment(tmp_path, [10])
+    (tmp_path / 'models/net_diffusion_10.pth').unlink()
+    with pytest.raises(InputError, match='of the states in .* none is complete'):
+        checkpoint.load_resume_state(opt)
+
+
+@pytest.mark.parametrize('auto_resume', [False, True])
+def test_the_state_of_another_experiment_is_refused(auto_resume, tmp_path):
+    """Its networks would be this experiment's, of the same iteration."""
+    folders = [tmp_path / name for name in 'ab']
+    for folder in folders:
+        folder.mkdir()
+    opt = experiment(folders[0], [] if auto_resume else [10])
+    experiment(folders[1], [10])
+    opt['auto_resume'], opt['path']['resume_state'] = auto_resume, str(folders[1] / 'states/10.state')
+    with pytest.raises(InputError, match='does not lie in'):
+        checkpoint.load_resume_state(opt)
 
 
 def test_a_named_state_that_is_broken_is_refused(tmp_path):
@@ -229,7 +250,7 @@ def test_slurm_without_scontrol(monkeypatch):
 def parsed(monkeypatch, is_train=False, **changes):
     """What the launcher makes of options, on a machine with GPUs."""
     opt = {'name': 'a', 'model_type': 'b', 'datasets': {}, 'network_g': {}, 'path': {}, 'manual_seed': 0, 'rank': 0,
-           'num_gpu': 2, 'dist': False, 'is_train': is_train, **changes}
+           'num_gpu': 2, 'dist': False, 'is_train': is_train, 'val': {}, **changes}
     monkeypatch.setattr(launch, 'stock_parse_options', lambda *args: (opt, None))
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     return launch.parse_options('.', is_train)[0]

@@ -1,12 +1,13 @@
 """The launchers from outside: plain, resumed, on two processes, and stock BasicSR's."""
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import basicsr
 import pytest
 import torch
-from cli import ROOT, losses, run
+from cli import ROOT, losses, run, start
 
 TRAIN, TEST = ROOT / 'scripts/train.py', ROOT / 'scripts/test.py'
 TINY, TINY_TEST = Path(__file__).with_name('tiny.yml'), Path(__file__).with_name('tiny_test.yml')
@@ -103,6 +104,17 @@ def test_two_processes_train_and_validate(work):
     assert process.returncode == 0, process.stdout
     assert sorted(losses(process.stdout)) == list(range(1, 9))
     assert 'Validation val' in process.stdout
+
+
+def test_ctrl_c_before_the_first_iteration_leaves_the_earlier_run(work):
+    train(work, '--force_yml', 'train:total_iter=3')
+    process = start([TRAIN, '-opt', TINY], work)
+    assert any('exists already' in line for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=200)
+    assert process.returncode == 130 and 'Stopped after iteration 0.' in rest, rest
+    assert [path.name for path in (work / 'experiments').iterdir()] == ['tiny']
+    assert (work / 'experiments/tiny/models/net_g_latest.pth').is_file()
 
 
 FAILING_LOSS = """

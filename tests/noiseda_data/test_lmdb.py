@@ -175,8 +175,16 @@ def test_two_writers_of_one_database(image_folder, tmp_path):
 def test_what_a_killed_run_left_is_replaced(image_folder, tmp_path):
     folder = image_folder('x', 2)
     create_lmdb(folder, str(tmp_path / 'x.partial.lmdb'))
+    (tmp_path / 'x.partial.lmdb/.lock').touch()
     create_lmdb(folder, str(tmp_path / 'x.lmdb'))
     assert sorted(os.listdir(tmp_path)) == ['x', 'x.lmdb']
+
+
+def test_a_folder_of_the_name_that_is_needed_for_a_time_stays(image_folder, tmp_path):
+    mine = image_folder('x.partial.lmdb', 2)
+    with pytest.raises(InputError, match='x.partial.lmdb: is needed for a time'):
+        create_lmdb(image_folder('x', 2), str(tmp_path / 'x.lmdb'))
+    assert len(os.listdir(mine)) == 2
 
 
 OTHER_SIZE = cv2.imencode('.png', np.zeros((5, 5, 3), np.uint8))[1].tobytes()

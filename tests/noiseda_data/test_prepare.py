@@ -325,6 +325,7 @@ def test_a_stopped_run_is_finished_by_the_next(error, download, tmp_path, monkey
     def stopping(store, target, *args, **kwargs):
         if stop:
             os.makedirs(f'{target[:-5]}.partial.lmdb')  # what a killed writer leaves
+            open(f'{target[:-5]}.partial.lmdb/.lock', 'w').close()
             raise error('stopped')
         stop.append(target)
         return lmdb_writer.create_lmdb(store, target, *args, **kwargs)

@@ -80,8 +80,10 @@ def test_weights_load_in_spandrel(name, ending, tmp_path):
 
 
 def test_what_spandrel_cannot_tell_from_weights_is_named(tmp_path):
-    with pytest.raises(InputError, match='restores differently.*category_size 16'):
+    (tmp_path / 'net.pth').write_text('an earlier one')
+    with pytest.raises(InputError, match='/net.pth.*restores differently.*category_size 16'):
         export(tiny('ATD', category_size=16), str(tmp_path / 'net.pth'))
+    assert (tmp_path / 'net.pth').read_text() == 'an earlier one' and len(list(tmp_path.iterdir())) == 1
 
 
 def test_our_own_network_is_written_for_use_here(tmp_path):

@@ -276,10 +276,20 @@ def test_16_bit_images_are_rounded_to_8():
     np.testing.assert_array_equal(to_8bit(image), [[[0, 0, 1], [1, 255, 254]]])
 
 
-def test_a_png_that_cannot_be_written(monkeypatch, tmp_path):
-    monkeypatch.setattr(cv2, 'imwrite', lambda *_: False)
-    with pytest.raises(InputError, match='a.png: cannot be written. Is the disk full'):
-        save_png(str(tmp_path / 'a.png'), smooth(0))
+def test_a_png_that_cannot_be_written(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(InputError, match='a.png: could not be written .*Is the disk full'):
+        save_png(str(tmp_path / 'file' / 'a.png'), smooth(0))
+
+
+def test_a_png_takes_the_place_of_a_link_not_of_what_it_leads_to(tmp_path):
+    original, link = tmp_path / 'original.png', tmp_path / 'link.png'
+    save_png(str(original), smooth(0))
+    before = original.read_bytes()
+    link.symlink_to(original)
+    save_png(str(link), smooth(1))
+    assert original.read_bytes() == before and not link.is_symlink()
+    np.testing.assert_array_equal(cv2.imread(str(link))[..., ::-1], smooth(1))
 
 
 def test_means():

@@ -115,8 +115,9 @@ def test_the_best_figures_are_those_until_the_state(tmp_path):
         model.save_best(iteration)
         best = resume(tmp_path, val=val)[0].best_metric_results
         assert best == ({} if expected is None else {'val': {'psnr': record}})
-    assert json.loads((tmp_path / 'models/net_g_best.json').read_text()) == model.best_metric_results
-    assert (tmp_path / 'models/net_g_best.pth').is_file()
+        label = 'best' if expected else f'best_{iteration}'  # one that does not count is kept, not overwritten
+        assert json.loads((tmp_path / f'models/net_g_{label}.json').read_text()) == model.best_metric_results
+        assert sorted(path.name for path in (tmp_path / 'models').glob('net_g_best*.pth')) == [f'net_g_{label}.pth']
 
 
 @pytest.mark.parametrize('before_validation', [False, True])

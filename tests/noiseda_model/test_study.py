@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -196,7 +197,7 @@ def test_it_trains_measures_and_keeps_what_is_done(tmp_path, monkeypatch):
                      for name in ('start', 'vanilla'))
     assert any(not torch.equal(start['params'][key], longer['params'][key]) for key in start['params'])
     assert {path.name for path in (tmp_path / 'out').iterdir()} == {
-        'results.csv', 'table.csv', 'table.md', 'study.svg'}
+        '.lock', 'results.csv', 'table.csv', 'table.md', 'study.svg'}
 
     monkeypatch.setattr('subprocess.Popen', lambda *args, **kwargs: pytest.fail('nothing is left to train'))
     before = (tmp_path / 'out/results.csv').read_text()
@@ -282,18 +283,79 @@ def test_a_finished_study_wants_its_figures_only(trained, tmp_path):
     assert trained()[0] == table
 
 
-def test_sigterm_ends_the_training_too(tmp_path, monkeypatch):
-    """It saves its state then; left alone it would train on, unseen."""
+SAVES = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.6), sys.exit(7)))
+print('ready', flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize(('number', 'status'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_training_too(number, status, tmp_path, monkeypatch):
+    """It gets one and saves its state then, for which the study waits. Left alone it would train on, unseen.
+
+    Ctrl-C goes to all processes of the session; the training is of another, for a second signal ends it at once.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'experiments').mkdir()
-    monkeypatch.setattr('noiseda_model.study.TRAIN', 'import time; time.sleep(100)')
-    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr('noiseda_model.study.TRAIN', SAVES)
+
+    def interrupt(*_):
+        if 'ready' not in (tmp_path / 'experiments/x.log').read_text():
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            return
+        assert os.getsid(started[0].pid) != os.getsid(0)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGALRM, interrupt)
     started, popen = [], subprocess.Popen
     monkeypatch.setattr('subprocess.Popen', lambda *args, **options: started.append(popen(*args, **options))
                         or signal.setitimer(signal.ITIMER_REAL, 0.5) and None or started[-1])
     with pytest.raises(SystemExit) as stopped, errors_in_one_line():
         train(Training('x', str(OPTION_FILE), (), None))
-    assert stopped.value.code == 143 and started[0].returncode == -signal.SIGTERM
+    assert stopped.value.code == status and started[0].returncode == 7
+
+
+CHAIN = {'start': {'opt': 'tiny.yml', 'options': ['train:total_iter=2']},
+         'vanilla': {'opt': 'tiny.yml', 'start': 'start'}}
+OTHER_START = {**CHAIN, 'start': {'opt': 'tiny.yml', 'options': ['train:total_iter=3']}}
+
+
+def test_what_went_on_from_a_start_that_was_trained_anew_is_refused(trained, tmp_path):
+    trained(variants=CHAIN)
+    shutil.rmtree(tmp_path / 'experiments/start_seed0')
+    with open(tmp_path / 'out/results.csv') as stream:
+        lines = stream.readlines()
+    (tmp_path / 'out/results.csv').write_text(''.join(line for line in lines if not line.startswith('start')))
+    with pytest.raises(SystemExit, match=r'vanilla_seed0 was trained with other options \(start'):
+        trained(variants=OTHER_START)
+
+
+def test_a_finished_row_of_other_options_is_refused_without_its_folder(trained, tmp_path):
+    trained(variants=CHAIN)
+    for name in ('start', 'vanilla'):
+        shutil.rmtree(tmp_path / f'experiments/{name}_seed0')
+    with pytest.raises(SystemExit, match='start_seed0 was trained with other options'):
+        trained(variants=OTHER_START)
+    trained(variants=CHAIN)
+
+
+def test_another_metric_is_added(trained):
+    trained(metrics=['PSNR'])
+    _, (row,) = trained(metrics=['SSIM'])
+    assert row['PSNR'] and row['SSIM']
+
+
+def test_of_two_studies_in_one_folder_one_is_refused(trained, tmp_path):
+    trained()
+    hold = 'from noiseda_basicsr.folders import hold; kept = hold("out"); print(flush=True); input()'
+    other = subprocess.Popen([sys.executable, '-c', hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    with pytest.raises(SystemExit, match='out: another process is at work there'):
+        trained()
+    other.communicate(b'\n')
+    trained()
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
