@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from functools import partial
+from os import path as osp
 
 import basicsr
 import basicsr.test
@@ -136,6 +137,10 @@ def parse_options(root_path, is_train=True):
             raise InputError('--force_yml wants key=value with one "=" each, as train:total_iter=100.') from error
         raise
     check_option_file(opt)
+    experiment = opt['path'].get('experiments_root')
+    if experiment and osp.realpath(osp.dirname(args.opt)) == osp.realpath(experiment):
+        raise InputError(f'{args.opt} is the copy that the training keeps of its option file. Give the file itself, or '
+                         'another copy elsewhere.')
     if opt.get('val'):
         opt['val'] = {'save_img': False, 'suffix': None, **opt['val']}  # BasicSR looks them up
     train_set = opt['datasets'].get('train', {})

@@ -251,7 +251,7 @@ def parsed(monkeypatch, is_train=False, **changes):
     """What the launcher makes of options, on a machine with GPUs."""
     opt = {'name': 'a', 'model_type': 'b', 'datasets': {}, 'network_g': {}, 'path': {}, 'manual_seed': 0, 'rank': 0,
            'num_gpu': 2, 'dist': False, 'is_train': is_train, 'val': {}, **changes}
-    monkeypatch.setattr(launch, 'stock_parse_options', lambda *args: (opt, None))
+    monkeypatch.setattr(launch, 'stock_parse_options', lambda *args: (opt, SimpleNamespace(opt='a.yml')))
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     return launch.parse_options('.', is_train)[0]
 
@@ -261,6 +261,13 @@ def test_of_several_gpus_one_is_used_without_torchrun(monkeypatch, capsys):
     assert 'torchrun --nproc_per_node=2' in capsys.readouterr().out
     assert parsed(monkeypatch, dist=True)['num_gpu'] == 2
     assert not capsys.readouterr().out
+
+
+def test_the_copy_of_the_option_file_is_refused(monkeypatch, tmp_path):
+    """BasicSR would copy it onto itself, or put it aside with its folder."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match='a.yml is the copy'):
+        parsed(monkeypatch, path={'experiments_root': str(tmp_path)})
 
 
 def test_without_workers_none_are_kept(monkeypatch):
