@@ -71,7 +71,7 @@ def files(folder):
 def test_without_gradio_the_command_names_the_extra(tmp_path):
     code = 'import sys; sys.modules["gradio"] = None; from noiseda_model.demo import main; main(["--no-browser"])'
     process = run(['-c', code], tmp_path)
-    assert process.returncode == 1 and process.stdout == 'error: The demo needs gradio: pip install "noiseda[demo]"\n'
+    assert process.returncode == 1 and process.stdout == 'error: The demo needs gradio: pip install gradio\n'
 
 
 @pytest.mark.parametrize('name, choices', [

@@ -308,12 +308,14 @@ def test_a_signal_ends_the_training_too(number, status, tmp_path, monkeypatch):
         assert os.getsid(started[0].pid) != os.getsid(0)
         os.kill(os.getpid(), number)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's parent may ignore it
     signal.signal(signal.SIGALRM, interrupt)
     started, popen = [], subprocess.Popen
     monkeypatch.setattr('subprocess.Popen', lambda *args, **options: started.append(popen(*args, **options))
                         or signal.setitimer(signal.ITIMER_REAL, 0.5) and None or started[-1])
     with pytest.raises(SystemExit) as stopped, errors_in_one_line():
         train(Training('x', str(OPTION_FILE), (), None))
+    signal.signal(signal.SIGINT, before)
     assert stopped.value.code == status and started[0].returncode == 7
 
 
