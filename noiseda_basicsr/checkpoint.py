@@ -54,11 +54,11 @@ def read_json(path):
     Raises:
         InputError
     """
-    if not osp.isfile(path):
-        return {}
     try:
         with open(path) as file:
             return json.load(file)
+    except FileNotFoundError:  # process 0 may put it aside at this moment
+        return {}
     except ValueError as error:
         raise InputError(f'{path}: not readable as JSON ({error}). Remove it; the next validation writes it anew.') \
             from error

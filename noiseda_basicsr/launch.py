@@ -141,7 +141,7 @@ def parse_options(root_path, is_train=True):
     if experiment and osp.realpath(osp.dirname(args.opt)) == osp.realpath(experiment):
         raise InputError(f'{args.opt} is the copy that the training keeps of its option file. Give the file itself, or '
                          'another copy elsewhere.')
-    if opt.get('val'):
+    if opt.get('val') is not None:
         opt['val'] = {'save_img': False, 'suffix': None, **opt['val']}  # BasicSR looks them up
     train_set = opt['datasets'].get('train', {})
     if not train_set.get('num_worker_per_gpu'):

@@ -50,13 +50,14 @@ def check_option_file(opt):
                 if key in beside:
                     raise InputError(f'{key} stands directly under {where}; it belongs to {block}.')
     needed = list(NEEDED)
-    needed += NEEDED_TO_TRAIN if opt['is_train'] else ['val']
+    if opt['is_train']:
+        needed += NEEDED_TO_TRAIN + (('val:val_freq',) if opt.get('val') is not None else ())
     needed += [f'datasets:{phase}:{key}' for phase in opt['datasets'] for key in ('name', 'type')]
-    if opt['is_train'] and opt.get('val'):
-        needed.append('val:val_freq')
     for key in needed:
         if look_up(opt, key) is MISSING:
             raise InputError(f'{key} is missing in the option file; the files in options/ show every key.')
+    if not opt['is_train'] and opt.get('val') is None:
+        raise InputError('val is missing in the option file: what to measure, and whether to save images.')
     for key, least in WHOLE_NUMBERS.items():
         check_whole_number(opt, key, least)
     for phase in opt['datasets']:

@@ -104,7 +104,7 @@ class Watch:
         return number.item()
 
     def how_to_go_on(self, opt):
-        if not self.finished:
+        if self.finished == self.begun:  # by the same command
             return ''
         folder = opt['path'].get('training_states', '')
         if max(saved_iterations(folder), default=0) <= self.finished:

@@ -353,13 +353,13 @@ class EngineModel(SRModel):
         def deciding(best):  # the first metric on the first validation set
             return next(iter(next(iter(best.values()), {}).items()), None)
 
-        recorded = checkpoint.read_json(self.record_file())
-        if not recorded or deciding(recorded) == deciding(self.best_metric_results):
+        stem = osp.splitext(self.record_file())[0]
+        recorded = deciding(checkpoint.read_json(self.record_file()))
+        if recorded in (None, deciding(self.best_metric_results)) or not osp.isfile(f'{stem}.pth'):
             return
-        stem, iteration = osp.splitext(self.record_file())[0], deciding(recorded)[1]['iter']
+        iteration = recorded[1]['iter']
         for ending in ('.pth', '.json'):
-            if osp.isfile(stem + ending):
-                os.replace(stem + ending, f'{stem}_{iteration}{ending}')
+            os.replace(f'{stem}{ending}', f'{stem}_{iteration}{ending}')
         get_root_logger().info(f'The best network so far, of iteration {iteration}, is now {stem}_{iteration}.pth: its '
                                'figures are later than this state, or by other metrics.')
 

@@ -205,8 +205,6 @@ def keep_recipe(training, is_to_do):
     if kept == named:
         return
     before = json.loads(kept.removeprefix(named)) if kept.startswith(named + '{') else None
-    if before and 'start' not in before:
-        options.pop('start', None)
     if before != options:
         change = next(differences(before, options)) if before else f'see {folder}.txt'
         raise InputError(f'{folder} was trained with other options ({change}). Put them back, or study in another '

@@ -280,6 +280,24 @@ def test_a_worker_that_dies_during_a_step_does_not_cut_it_short(tmp_path):
     assert whole and (tmp_path / 'process 0 saved 1').exists()
 
 
+@pytest.mark.parametrize(('saved', 'advice'), [
+    ((), '--auto_resume'), ((3,), '--force_yml path:resume_state=.*/2.state')])
+def test_what_to_do_after_a_stop(saved, advice, tmp_path, capsys):
+    """--auto_resume takes the latest state, which may be of another continuation."""
+    model, watch = Recording(tmp_path, 0), Watch()
+    for iteration in (1, *saved):
+        (tmp_path / f'{iteration}.state').touch()
+    watch.sampler = SimpleNamespace(epoch=0)
+    watch.attach(model, {'path': {'training_states': str(tmp_path)}, 'dist': False, 'rank': 1, 'resume_iter': 1,
+                         'train': {'total_iter': 10}})
+    model.optimize_parameters(2)
+    watch.signal = signal.SIGTERM
+    with pytest.raises(Interrupted):
+        model.update_learning_rate(3)
+    assert re.search(f'Stopped after iteration 2; continue with {advice}', capsys.readouterr().out)
+    assert (tmp_path / 'process 0 saved 2').exists()
+
+
 def test_a_killed_data_loader_worker_is_explained(work):
     process = start(command('worker', 'logger:save_checkpoint_freq=4000', total=4000), work)
     wait_for(process, 'iter:       4')

@@ -1,13 +1,12 @@
 """The launchers from outside: plain, resumed, on two processes, and stock BasicSR's."""
 import re
 import shutil
-import signal
 from pathlib import Path
 
 import basicsr
 import pytest
 import torch
-from cli import ROOT, losses, run, start
+from cli import ROOT, losses, run
 
 TRAIN, TEST = ROOT / 'scripts/train.py', ROOT / 'scripts/test.py'
 TINY, TINY_TEST = Path(__file__).with_name('tiny.yml'), Path(__file__).with_name('tiny_test.yml')
@@ -106,13 +105,30 @@ def test_two_processes_train_and_validate(work):
     assert 'Validation val' in process.stdout
 
 
+INTERRUPTED = """
+import os
+import signal
+from basicsr.utils.registry import MODEL_REGISTRY
+from noiseda_model import NoiseDAModel
+
+PLUGIN = 'interrupted'
+
+@MODEL_REGISTRY.register()
+class Interrupted(NoiseDAModel):
+    def __init__(self, opt):
+        super().__init__(opt)
+        os.kill(os.getpid(), signal.SIGINT)  # before the first iteration
+"""
+
+
 def test_ctrl_c_before_the_first_iteration_leaves_the_earlier_run(work):
     train(work, '--force_yml', 'train:total_iter=3')
-    process = start([TRAIN, '-opt', TINY], work)
-    assert any('exists already' in line for line in process.stdout)
-    process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=200)
-    assert process.returncode == 130 and 'Stopped after iteration 0.' in rest, rest
+    (work / 'interrupted.py').write_text(INTERRUPTED)
+    options = TINY.read_text().replace('noiseda_model.PLUGIN', 'interrupted.PLUGIN')
+    (work / 'interrupted.yml').write_text(options.replace('model_type: NoiseDAModel', 'model_type: Interrupted'))
+    process = run([TRAIN, '-opt', 'interrupted.yml'], work, {'PYTHONPATH': f'{work}:{ROOT}'})
+    assert process.returncode == 130 and 'Stopped after iteration 0.' in process.stdout, process.stdout
+    assert 'experiments/tiny is again what it was.' in process.stdout
     assert [path.name for path in (work / 'experiments').iterdir()] == ['tiny']
     assert (work / 'experiments/tiny/models/net_g_latest.pth').is_file()
 

@@ -72,6 +72,8 @@ EDITED = {  # of tiny.yml: what is replaced, by what, what the message must hold
     'a number as text in a list': ('lr: 0.001}\n  optim_diffusion', 'lr: 0.001, betas: [9e-1, 0.9]}\n  optim_diffusion',
                                    ['train:optim_g:betas', "'9e-1'"]),
     'no val_freq': ('  val_freq: 4\n', '', ['val:val_freq is missing']),
+    'an empty block of validation': (TINY[TINY.index('val:\n  val_freq'):TINY.index('logger:')], 'val: {}\n',
+                                     ['val:val_freq is missing']),
     'no optimizer': ('  optim_g: {type: Adam, lr: 0.001}\n', '', ['train:optim_g is missing']),
     'no save_checkpoint_freq': (', save_checkpoint_freq: 3', '', ['logger:save_checkpoint_freq is missing']),
     'no name of a set': ('    name: val\n', '', ['datasets:val:name is missing']),
@@ -132,6 +134,15 @@ def test_folders_of_a_run_that_came_to_nothing_are_taken_back(tmp_path, capsys):
     start('net_g_before_nan_1.pth')
     assert sorted(path.name[:13] for path in tmp_path.iterdir()) == ['logs', 'old', 'old_archived_']
     assert (old / 'net_g_before_nan_1.pth').exists() and not (old / 'net_g_latest.pth').exists()
+
+
+def test_a_test_has_to_say_what_it_measures(parse):
+    before, rest = TINY.split('val:\n  val_freq')
+    rest = rest[rest.index('logger:'):]
+    for val in ('', 'val:\n'):
+        with pytest.raises(InputError, match='val is missing'):
+            parse(before + val + rest, is_train=False)
+    assert parse(f'{before}val: {{}}\n{rest}', is_train=False)['val'] == {'save_img': False, 'suffix': None}
 
 
 def test_a_folder_in_which_another_process_trains_is_left_to_it(tmp_path):

@@ -68,7 +68,7 @@ def files(folder):
 # ---------------------------------------------------------------------- without a browser
 
 
-def test_without_gradio_the_command_names_the_extra(tmp_path):
+def test_without_gradio_the_command_says_what_to_install(tmp_path):
     code = 'import sys; sys.modules["gradio"] = None; from noiseda_model.demo import main; main(["--no-browser"])'
     process = run(['-c', code], tmp_path)
     assert process.returncode == 1 and process.stdout == 'error: The demo needs gradio: pip install gradio\n'

@@ -150,7 +150,10 @@ def test_pruning_leaves_what_lies_ahead(tmp_path):
     model = save(tmp_path)
     for iteration in (1, 2, 8):
         model.save(0, iteration)
+    aside = tmp_path / 'models/net_g_best_2.pth'  # it was put aside under its iteration's name
+    aside.touch()
     prune(model.opt['path'], 1, SAVED)
+    aside.unlink()
     assert sorted(path.name for path in (tmp_path / 'training_states').iterdir()) == ['3.state', '8.state']
     assert sorted(path.name for path in (tmp_path / 'models').glob('net_g_*')) == ['net_g_3.pth', 'net_g_8.pth']
 

@@ -229,6 +229,10 @@ def test_a_damaged_checkpoint_ranks_last_and_is_named(run_folder, photos, capsys
     select = [str(run_folder / 'experiments/tiny'), '--lq', lq, '--gt', gt, '--clean', clean, '-opt',
               str(run_folder / 'opt.yml'), '--out', str(run_folder / 'out')]
     damage(run_folder / 'experiments/tiny/models/net_g_10.pth')
+    (run_folder / 'out').mkdir()
+    (run_folder / 'out/agreement.csv').touch()  # of another selection, with truth
+    main([*select[:3], *select[5:]])
+    assert not (run_folder / 'out/agreement.csv').exists()
     main(select)
     *whole, last = rows(run_folder / 'out/ranking.csv')
     assert (last['checkpoint'], last['psnr'], last['transplant']) == ('tiny/10', '-inf', 'inf')
