@@ -280,6 +280,22 @@ def test_a_worker_that_dies_during_a_step_does_not_cut_it_short(tmp_path):
     assert whole and (tmp_path / 'process 0 saved 1').exists()
 
 
+def test_before_the_first_iteration_nothing_is_saved_and_nobody_asked(tmp_path, monkeypatch):
+    """The state it resumed from is there, and may not have been taken in; the other processes fail, too, or wait."""
+    model, watch, asked = Recording(tmp_path, 1), Watch(), []
+    watch.sampler = SimpleNamespace(epoch=0)
+    watch.attach(model, {'path': {}, 'dist': False, 'rank': 1, 'resume_iter': 3, 'train': {'total_iter': 10}})
+    watch.group = 'two processes'
+    monkeypatch.setattr(torch.distributed, 'get_rank', lambda: 1)
+    monkeypatch.setattr(watch, 'signal_anywhere', lambda: asked.append(True))
+    watch.save_after_error()
+    watch.save()
+    assert not asked and not list(tmp_path.iterdir())
+    model.optimize_parameters(4)
+    watch.save()
+    assert (tmp_path / 'process 1 saved 4').exists()
+
+
 @pytest.mark.parametrize(('saved', 'advice'), [
     ((), '--auto_resume'), ((3,), '--force_yml path:resume_state=.*/2.state')])
 def test_what_to_do_after_a_stop(saved, advice, tmp_path, capsys):
