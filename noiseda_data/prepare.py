@@ -7,6 +7,8 @@ from collections import Counter
 from os import path as osp
 from typing import NamedTuple
 
+import numpy as np
+
 from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_data.layouts import DATASETS, Part
 from noiseda_data.lmdb_writer import check_lmdb, create_lmdb, database_keys, encode_png, sub_images
@@ -158,10 +160,16 @@ def _is_done(path, store, crop, step, raw):
         kind = 'raw pixels' if isinstance(there, RawStore) else 'PNGs'
         raise InputError(f'{path}: exists as {kind}, {f"cut at {longest.pop()}" if longest else "not cut"}, other than '
                          'asked for. Remove it, or choose another --dst.')
-    [(name, count)] = entries.most_common(1)  # small images are in one piece, however far apart the others are cut
-    if count != len(sub_images(store.read(wanted[name]), crop, step or crop)):
+    [(most, count)] = entries.most_common(1)  # small images are in one piece, however far apart the others are cut
+    if count != len(sub_images(store.read(wanted[most]), crop, step or crop)):
         raise InputError(f'{path}: exists, cut at another distance than asked for (--step). Remove it, or choose '
                          'another --dst.')
+    for name in {most, min(wanted), max(wanted)}:  # files of other data sets are often called alike
+        pieces = sub_images(store.read(wanted[name]), crop, step or crop)
+        if not all(name + suffix in there.entries and np.array_equal(there.read(name + suffix), piece)
+                   for suffix, piece in pieces):
+            raise InputError(f'{path}: exists, and its {name} is not that of --src, {store.location(wanted[name])}. '
+                             'Remove it, or choose another --dst.')
     return True
 
 

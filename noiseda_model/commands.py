@@ -49,6 +49,13 @@ def refuse_overwriting(targets, sources):
             raise InputError(f'{target}: is read and would be overwritten; choose another place.')
 
 
+def refuse_existing(folders):
+    """Refuse to write images beside those of an earlier run, which would count as this one's."""
+    for folder in folders:
+        if osp.exists(folder):
+            raise InputError(f'{folder}: exists already. Remove it, or choose another place.')
+
+
 def make_folder(path):
     """Before anything is computed in vain.
 

@@ -17,6 +17,7 @@ import numpy as np
 from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_data.degradations.jpeg import compress
 from noiseda_data.store import open_one, to_float
+from noiseda_model.commands import refuse_existing
 from noiseda_model.protocols import save_png
 
 SPLITS, CROP = ('test', 'val', 'train'), 512
@@ -38,6 +39,7 @@ def main(arguments=None):
 
 def run(args):
     store, domain = open_one(args.clean, 'CLEAN'), 'plain' if args.plain else 'processed'
+    refuse_existing(osp.join(args.out, f'{name}_{split}') for name in (domain, f'{domain}_truth') for split in SPLITS)
     for number, key in enumerate(store.keys):
         photo, split = store.read(key), SPLITS[number % len(SPLITS)]
         if min(photo.shape[:2]) < CROP:

@@ -8,6 +8,7 @@ truth. The domain ``soft`` is that of large photos seen at 100 %: the middle 128
 ``mild``; ``soft_clean`` are photos of OTHERS, enlarged alike.
 """
 import argparse
+from os import path as osp
 
 import cv2
 import make_study_data
@@ -17,6 +18,7 @@ from make_study_data import CROP, write
 from noiseda_basicsr import errors_in_one_line
 from noiseda_data.degradations import build_degradation
 from noiseda_data.store import centre, open_one, to_float
+from noiseda_model.commands import refuse_existing
 
 DOMAINS = {  # scripts/selection_study.sh repeats those of the study for the oracles
     **make_study_data.DOMAINS,
@@ -25,18 +27,20 @@ DOMAINS = {  # scripts/selection_study.sh repeats those of the study for the ora
 EVERY = 5
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('clean', metavar='CLEAN')
     parser.add_argument('others', metavar='OTHERS')
     parser.add_argument('out', metavar='OUT')
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     with errors_in_one_line():
         run(args)
 
 
 def run(args):
     store = open_one(args.clean, 'CLEAN')
+    folders = [f'{domain}_{split}' for domain in (*DOMAINS, 'soft') for split in ('test', 'train', 'truth', 'clean')]
+    refuse_existing(osp.join(args.out, name) for name in ('truth', *folders))
     for domain, block in DOMAINS.items():
         degrade = build_degradation(block)
         for number, key in enumerate(store.keys):

@@ -15,6 +15,7 @@ import numpy as np
 from noiseda_basicsr import errors_in_one_line
 from noiseda_data.degradations import build_degradation
 from noiseda_data.store import centre, open_one, to_float
+from noiseda_model.commands import refuse_existing
 from noiseda_model.protocols import save_png
 
 DOMAINS = {  # options/study/*.yml repeat them for the oracles
@@ -26,17 +27,19 @@ ENLARGED = 3
 SPLITS, CROP = ('test', 'val', 'train', 'train', 'train'), 256
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('clean', metavar='CLEAN')
     parser.add_argument('out', metavar='OUT')
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     with errors_in_one_line():
         run(args)
 
 
 def run(args):
     store = open_one(args.clean, 'CLEAN')
+    refuse_existing(osp.join(args.out, f'{name}_{split}') for name in (*DOMAINS, 'large', 'truth', 'large_truth')
+                    for split in dict.fromkeys(SPLITS))
     for domain, block in {**DOMAINS, 'large': LARGE}.items():
         degrade = build_degradation(block)
         factor, truth = (ENLARGED, 'large_truth') if domain == 'large' else (1, 'truth')

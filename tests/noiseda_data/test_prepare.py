@@ -471,6 +471,24 @@ def test_another_distance_is_noticed_beside_images_in_one_piece(image_folder, tm
         prepare.main([*cut, '8'])
 
 
+@pytest.mark.parametrize('raw', [[], ['--raw']])
+@pytest.mark.parametrize('other', [(0, 20, 40), (0, 40, 20), (2, 20, 20)])
+def test_other_images_of_the_same_names_are_noticed(image_folder, tmp_path, raw, other):
+    """As of two cameras that number their photos alike: one pixel, or the size, differs in the first or last image."""
+    which, height, width = other
+    images = {f'{name}.png': np.full((20, 40, 3), number, np.uint8) for number, name in enumerate('abc')}
+    command = ['folder', *raw, '--name', 'x', '--dst', str(tmp_path / 'out'), '--crop', '16', '--src']
+    prepare.main([*command, image_folder('first', images)])
+    prepare.main([*command, image_folder('moved', images)])  # the same images elsewhere are as good
+    name = 'abc'[which]
+    images[f'{name}.png'] = np.resize(images[f'{name}.png'], (height, width, 3)).copy()
+    images[f'{name}.png'][-1, -1] ^= 1
+    entries = len(open_one(str(tmp_path / 'out/x.lmdb'), 'x').keys)
+    with pytest.raises(SystemExit, match=f'x.lmdb: exists, .*(its {name} is not that of --src, .*second|--step)'):
+        prepare.main([*command, image_folder('second', images)])
+    assert len(open_one(str(tmp_path / 'out/x.lmdb'), 'x').keys) == entries
+
+
 def test_links_that_lead_back(image_folder, tmp_path):
     source = tmp_path / 'DIV2K_train_HR'
     image_folder('DIV2K_train_HR', {'0001.png': np.zeros((9, 9, 3), np.uint8)})

@@ -52,6 +52,8 @@ def test_each_split_and_its_truth(tmp_path, monkeypatch):
         assert names[0] == names[1] and len(names[0]) == count
         noisy, truth = (cv2.imread(str(folder / names[0][0])) for folder in folders)
         assert noisy.shape == (32, 32, 3) and (noisy != truth).any()
+    with pytest.raises(SystemExit, match='out/processed_test: exists already'):
+        script.main([str(tmp_path / 'clean'), str(tmp_path / 'out')])
     monkeypatch.setattr(script, 'CROP', 4096)
     with pytest.raises(SystemExit, match='is smaller than 4096x4096'):
-        script.main([str(tmp_path / 'clean'), str(tmp_path / 'out')])
+        script.main([str(tmp_path / 'clean'), str(tmp_path / 'other')])
