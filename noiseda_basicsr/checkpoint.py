@@ -39,9 +39,9 @@ def written_whole(path, mode='w', remedy=MAKE_ROOM):
             os.remove(partial)
 
 
-def atomic_save(content, path):
+def atomic_save(content, path, remedy=MAKE_ROOM):
     """``torch.save`` by :func:`written_whole`."""
-    with written_whole(path, 'wb') as file:
+    with written_whole(path, 'wb', remedy) as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:  # torch's words for a full disk

@@ -12,6 +12,7 @@ import numpy as np
 import pyvips
 
 from noiseda_basicsr import InputError
+from noiseda_data.store import check_name
 
 WRITERS = {'.jpg': 'jpegsave', '.jpeg': 'jpegsave', '.png': 'pngsave', '.tif': 'tiffsave', '.tiff': 'tiffsave',
            '.webp': 'webpsave'}
@@ -23,6 +24,7 @@ PIXEL_FIELDS = {'width', 'height', 'bands', 'format', 'coding', 'interpretation'
                 'vips-loader', 'bits-per-sample', 'palette', 'n-pages', 'page-height', 'interlaced', 'jpeg-multiscan',
                 'jpeg-chroma-subsample', 'orientation'}  # of the file that was read; the others describe the photo
 THUMBNAIL_FIELDS = ('exif-ifd1-', 'jpeg-thumbnail-data')  # how they begin
+GAIN_MAP_FIELDS = ('gainmap-',)  # a small picture of its own (Ultra HDR), which is not turned with the photo
 
 
 class Photo:
@@ -44,9 +46,11 @@ class Photo:
             raise InputError(f'{path}: no such file.')
         if kind(path) not in WRITERS:
             raise InputError(f'{path}: not a {", ".join(sorted(WRITERS))} file.')
+        check_name(path)
         with self._told():
             image = pyvips.Image.new_from_file(path, fail_on='error', revalidate=True)  # it may be another one by now
             self.image = image.autorot()
+            self.is_turned = 'orientation' in image.get_fields() and image.get('orientation') > 1
         pages = image.get('n-pages') if 'n-pages' in image.get_fields() else 1
         if pages > 1:
             raise InputError(f'{path}: holds {pages} images; split it first.')
@@ -71,7 +75,8 @@ class Photo:
         with self._told():
             rows = self.image.crop(0, top, self.width, (self.height if bottom is None else bottom) - top)
             pixels = rows.extract_band(0, n=1 if self.is_grey else 3).numpy()
-        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2) if self.is_grey else pixels
+        pixels = pixels.reshape(rows.height, rows.width, -1)  # pyvips leaves out what is 1
+        return np.repeat(pixels, 3, axis=2) if self.is_grey else pixels
 
     @contextlib.contextmanager
     def _told(self):
@@ -170,8 +175,9 @@ class PhotoWriter:
         image = image.copy(xres=original.xres, yres=original.yres)
         for name in set(original.get_fields()) - PIXEL_FIELDS:
             image.set_type(original.get_typeof(name), name, original.get(name))
+        stale = THUMBNAIL_FIELDS + GAIN_MAP_FIELDS * self.photo.is_turned  # of the degraded photo, or not upright
         for name in image.get_fields():
-            if name.startswith(THUMBNAIL_FIELDS):  # of the degraded photo, not yet upright
+            if name.startswith(stale):
                 image.remove(name)
         if 'exif-data' in original.get_fields():
             image.set_type(pyvips.GValue.gint_type, 'orientation', 1)

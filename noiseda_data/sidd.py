@@ -6,6 +6,7 @@ import numpy as np
 import scipy.io
 
 from noiseda_basicsr import InputError
+from noiseda_basicsr.checkpoint import written_whole
 
 
 class BlockStore:
@@ -45,17 +46,20 @@ def save_submission(path, images, seconds_per_megapixel=0.0, description=None):
         description (dict): Text for ``OptionalData``: ``MethodName``, ``Authors``, ...
 
     Raises:
-        InputError: The keys are no full grid of blocks.
+        InputError: The keys are no full grid of blocks, or the file cannot be written.
     """
     cells = np.empty(check_submission(path, images), object)
     for photo, block in np.ndindex(cells.shape):
         cells[photo, block] = images[_key(photo, block)]
-    scipy.io.savemat(path, {'DenoisedBlocksSrgb': cells, 'TimeMPSrgb': float(seconds_per_megapixel),
-                            'OptionalData': description or {'MethodName': ''}}, do_compression=True)
+    with written_whole(path, 'wb', 'Choose another place, or make room.') as file:
+        scipy.io.savemat(file, {'DenoisedBlocksSrgb': cells, 'TimeMPSrgb': float(seconds_per_megapixel),
+                                'OptionalData': description or {'MethodName': ''}}, do_compression=True)
 
 
 def check_submission(path, names):
     """(photos, blocks) of a submission of images of these names; arguments and errors as of :func:`save_submission`."""
+    if osp.isdir(path):
+        raise InputError(f'{path}: is a folder; name a file.')
     names = set(names)
     last = max(names, default='')
     shape = tuple(int(number) for number in last.split('_')) if re.fullmatch(r'\d{4}_\d\d', last) else (0, 0)

@@ -77,6 +77,7 @@ class FolderStore:
         for file in files_below(path):
             key, extension = osp.splitext(file)
             if extension.lower() in IMAGE_EXTENSIONS:
+                check_name(osp.join(path, file))
                 if key in self.files:
                     raise InputError(f'{path}: two images are called {key} but for their extension; keep one.')
                 self.files[key] = osp.join(path, file)
@@ -96,15 +97,36 @@ class FolderStore:
         return decode(content, self.files[key])
 
 
+def check_name(path):
+    """Refuse a file name that is no text (of another encoding than UTF-8), as it can be neither noted nor printed.
+
+    Raises:
+        InputError
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f'{path.encode(errors="backslashreplace").decode()}: the name is not UTF-8; rename it.') \
+            from error
+
+
 def files_below(folder):
-    """Paths below ``folder``, hidden files left out; links to folders are followed, but not in circles."""
+    """Paths below ``folder``, hidden ones left out; links to folders are followed, but not in circles.
+
+    Raises:
+        InputError: A folder there may not be read.
+    """
+    def refuse(error):
+        if osp.basename(error.filename) != 'lost+found':  # root's, on every disk
+            raise InputError(f'{error.filename}: this folder cannot be read ({error.strerror}).')
+
     walked = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         if osp.realpath(parent) in walked:
             folders.clear()
             continue
         walked.add(osp.realpath(parent))
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
         yield from (osp.relpath(osp.join(parent, name), folder) for name in names if not name.startswith('.'))
 
 

@@ -11,6 +11,7 @@ from unittest import mock
 import safetensors.torch
 import spandrel
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,6 +24,7 @@ from noiseda_model.inference import restore
 
 TOLERANCE = 1e-4  # of the largest output
 WEIGHTS = ('.pth', '.safetensors')
+REMEDY = 'Choose another place, or make room.'
 
 
 def export(net, path, size=None, network=None, half=False):
@@ -48,10 +50,14 @@ def export(net, path, size=None, network=None, half=False):
     make_folder(osp.dirname(osp.abspath(path)))
     unproven = osp.join(osp.dirname(path), f'.unproven-{osp.basename(path)}')  # an earlier file stays if this one fails
     try:
+        with open(unproven, 'wb'):  # before a writer says so in words of its own
+            pass
         told = _export(net, unproven, size, network, half)
         os.replace(unproven, path)
     except InputError as error:
         raise InputError(str(error).replace(unproven, path)) from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(f'{path}: cannot be written ({error}). {REMEDY}') from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(unproven)
@@ -77,7 +83,7 @@ def _export_weights(net, path, network, half):
     stored, told = _halved(net, path) if half else (net, '')
     weights = stored.state_dict()
     if path.endswith('.pth'):
-        atomic_save({'params': weights, **network_note('network_g', network)}, path)
+        atomic_save({'params': weights, **network_note('network_g', network)}, path, REMEDY)
     else:
         weights = {name: value.clone().contiguous() for name, value in weights.items()}  # none may share memory
         note = {key: json.dumps(value) for key, value in network_note('network_g', network).items()}

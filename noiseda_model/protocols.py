@@ -21,7 +21,7 @@ from noiseda_data.store import open_one, to_float
 from noiseda_model.commands import json_figures, make_folder, refuse_overwriting, replacing
 from noiseda_model.evaluation import METRICS, NO_TRUTH, measure
 from noiseda_model.metrics import lpips_network
-from noiseda_model.restorer import Restorer
+from noiseda_model.restorer import Restorer, is_out_of_memory
 
 LUMA = {name: {**METRICS[name], 'test_y_channel': True} for name in ('PSNR', 'SSIM')}
 ALIGNED = {'PSNR': {'type': 'calculate_psnr_aligned'}, 'SSIM': {'type': 'calculate_ssim_aligned'},
@@ -88,7 +88,13 @@ class RestoredStore:
     def read(self, key):
         image = self.store.read(key)
         start = time.perf_counter()
-        restored = self.restorer(image)
+        try:
+            restored = self.restorer(image)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(f'{self.location(key)}: the memory is full. Give an option file with val:tile (512, say) '
+                             'as -opt, or restore with noiseda-restore first, and measure its results.') from error
         self.seconds += time.perf_counter() - start
         self.pixels += image.shape[0] * image.shape[1]
         return restored
@@ -163,7 +169,7 @@ def write_report(folder, figures, details):
         file.writelines(f'# {subject}: {text}\n' for subject, text in details['definition'].items())
         writer = csv.writer(file)
         writer.writerow(['image', *means(figures)])
-        writer.writerows([name, *row.values()] for name, row in {**figures, 'mean': means(figures)}.items())
+        writer.writerows([name, *row.values()] for name, row in [*figures.items(), ('mean', means(figures))])
 
 
 def main(arguments=None):

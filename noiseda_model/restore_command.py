@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_data.photo import WRITERS, Photo, kind
+from noiseda_data.store import files_below
 from noiseda_model.commands import make_folder, refuse_overwriting
 from noiseda_model.engine import DTYPES
 from noiseda_model.restorer import OVERLAP, SHIPPED, Restorer
@@ -55,10 +56,12 @@ def _expand(name, out):
     if osp.isfile(name):
         return [(osp.dirname(name), name)]
     if osp.isdir(name):
-        root, pattern = name, osp.join(glob.escape(name), '**', '*')
+        if osp.realpath(name) == osp.realpath(out):
+            raise InputError(f'-o {out}: holds the photos to restore; choose another folder.')
+        root, paths = name, [osp.join(name, path) for path in files_below(name)]
     else:
-        root, pattern = osp.dirname(re.split(r'[*?\[]', name)[0]), name
-    files = sorted(path for path in glob.glob(pattern, recursive=True) if kind(path) in WRITERS and osp.isfile(path))
+        root, paths = osp.dirname(re.split(r'[*?\[]', name)[0]), glob.glob(name, recursive=True)
+    files = sorted(path for path in paths if kind(path) in WRITERS and osp.isfile(path))
     if osp.realpath(root) != osp.realpath(out):  # leave out what an earlier run wrote to a folder in there
         files = [path for path in files if not osp.realpath(path).startswith(osp.realpath(out) + os.sep)]
     if not files:
@@ -68,9 +71,9 @@ def _expand(name, out):
 
 def left_out(inputs):
     """Files in the folders among ``inputs`` that are no photos to restore."""
-    walks = [os.walk(osp.expanduser(name)) for name in inputs if osp.isdir(osp.expanduser(name))]
-    return sorted(osp.join(parent, name) for walk in walks for parent, _, names in walk for name in names
-                  if kind(name) not in WRITERS and not name.startswith('.'))
+    folders = [folder for folder in map(osp.expanduser, inputs) if osp.isdir(folder)]
+    return sorted(osp.join(folder, path) for folder in folders for path in files_below(folder)
+                  if kind(path) not in WRITERS)
 
 
 def restore_files(restorer, files, quality=95):
@@ -160,7 +163,8 @@ def run(args):
         raise InputError(f'-opt {args.opt}: whose weights? Give them with --weights, or leave -opt out.')
     if args.overlap is not None and args.tile is None:
         raise InputError(f'--overlap {args.overlap}: whole photos (--tile 0) have none; leave one of the two out.')
-    files = plan(args.input, args.out, args.format and f'.{args.format}')
+    out = osp.expanduser(args.out)
+    files = plan(args.input, out, args.format and f'.{args.format}')
     if others := left_out(args.input):
         kinds = ', '.join(sorted(ending[1:] for ending in WRITERS))
         print(f'Left out, as of other kinds than {kinds}: {len(others)}, {others[0]} for example.')
@@ -179,7 +183,7 @@ def run(args):
     start = time.perf_counter()
     failed = restore_files(restorer, todo, args.quality)
     seconds, restored = time.perf_counter() - start, len(todo) - len(failed)
-    print(f'Restored {restored} of {len(todo)} photos to {args.out} in {seconds:.1f} s, '
+    print(f'Restored {restored} of {len(todo)} photos to {out} in {seconds:.1f} s, '
           f'{restored / seconds:.3g} photos/s.')
     for message in failed.values():
         print(f'error: {message}', file=sys.stderr)

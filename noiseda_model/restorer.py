@@ -79,9 +79,11 @@ def network_of(content, option_file=None):
 
 
 def _build(network, who):
-    if network['type'] not in ARCH_REGISTRY:
+    try:
+        ARCH_REGISTRY.get(network['type'])
+    except (KeyError, InputError) as error:  # the latter from the registry as noiseda_basicsr mends it
         raise InputError(f"{who} the network {network['type']}, which is not registered; give the option file whose "
-                         'plugin line imports it with -opt.')
+                         'plugin line imports it with -opt.') from error
     network = copy.deepcopy(network)
     check_networks({'network_g': network})
     return build_network(network)

@@ -106,6 +106,8 @@ def read_photos(root, option, crop, names=None, count=None):
     """{name: image}: centre crops of up to ``crop`` pixels a side, 8 bit."""
     store = open_images(root, option)
     keys = {key[1]: key for key in store.keys}
+    if len(keys) < len(store.keys):
+        raise InputError(f'{option} {root}: two photos have the same name; give one folder.')
     if names is not None and (missing := sorted(set(names) - set(keys))):
         raise InputError(f'{option} {root}: has no {missing[0]}; names must match those of --lq.')
     photos = {}

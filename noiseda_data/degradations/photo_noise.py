@@ -163,7 +163,8 @@ def unit(kernel):
 def correlate(kernel, size, rng):
     """White noise, (height, width) in ``size``, correlated: float32 (H, W, 3)."""
     white = torch.from_numpy(gaussian(rng, (1, 3, size[0] + 2 * REACH, size[1] + 2 * REACH)))
-    return F.conv2d(white, torch.from_numpy(kernel))[0].permute(1, 2, 0).numpy()
+    kernel = torch.from_numpy(kernel).flip(2, 3)  # what torch calls a convolution does not mirror the kernel
+    return F.conv2d(white, kernel)[0].permute(1, 2, 0).numpy()
 
 
 def synthesise(profile, image, rng):

@@ -71,8 +71,8 @@ def window(measured, side):
 def thumbnail(image):
     """A small JPEG of the whole image as a data URI."""
     scale = THUMBNAIL / max(image.shape[:2])
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
-    return jpeg(80)(small)
+    height, width = (max(1, round(scale * side)) for side in image.shape[:2])
+    return jpeg(80)(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) if scale < 1 else image)
 
 
 def encode_all(pick, count, versions, measured, side, limit):

@@ -1,4 +1,5 @@
 """What a user can do wrong with data: each mistake is an InputError that names the file or option and the remedy."""
+import errno
 import os
 from os import path as osp
 
@@ -50,6 +51,36 @@ def test_linked_folders_are_read_once(tmp_path, image_folder):
     os.symlink(elsewhere, tmp_path / 'photos/b')
     os.symlink(tmp_path / 'photos', tmp_path / 'photos/a/back')
     assert len(FolderStore(str(tmp_path / 'photos')).keys) == 3
+
+
+def test_hidden_folders_are_left_out(image_folder):
+    folder = image_folder('photos', 3)
+    image_folder('photos/.thumbnails', 3)
+    assert len(FolderStore(folder).keys) == 3
+
+
+def test_a_folder_that_may_not_be_read_is_told(image_folder, monkeypatch):
+    folder, scandir = image_folder('photos', 3), os.scandir
+    for name in ('private', 'lost+found'):
+        image_folder(f'photos/{name}', 3)
+
+    def refused(path):
+        if osp.basename(path) in locked:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, 'scandir', refused)
+    locked = ['private', 'lost+found']
+    with pytest.raises(InputError, match=r'photos/private: this folder cannot be read \(Permission denied\)'):
+        FolderStore(folder)
+    locked = ['lost+found']
+    assert len(FolderStore(folder).keys) == 6
+
+
+def test_a_name_that_is_not_utf_8(image_folder):
+    folder = image_folder('photos', 3)
+    os.rename(os.fsencode(f'{folder}/001.png'), os.fsencode(folder) + b'/caf\xe9.png')
+    fails(r'photos/caf\\udce9.png: the name is not UTF-8; rename it', dataroot_gt=folder, degradation=AWGN)
 
 
 @pytest.mark.parametrize('template', [{'x': None}, '{}_{}', '{x}', '{'])

@@ -5,6 +5,7 @@ import struct
 import cv2
 import numpy as np
 import pytest
+import pyvips
 import tifffile
 from PIL import Image, ImageCms
 
@@ -104,6 +105,25 @@ def test_the_thumbnail_of_the_degraded_photo_is_not_kept(tmp_path):
         assert image.size == (20, 30)
         assert image.getexif()[ORIENTATION] == 1
         assert not image.getexif().get_ifd(1)
+
+
+@pytest.mark.skipif(pyvips.type_find('VipsOperation', 'uhdrsave') == 0,
+                    reason='this libvips knows no Ultra HDR')
+@pytest.mark.parametrize('orientation, kept', [(1, True), (6, False)])
+def test_the_gain_map_of_a_photo_that_was_turned_is_not_kept(tmp_path, orientation, kept):
+    """Ultra HDR: a small picture of how much brighter each place is on an HDR screen. It would stay as it lay."""
+    light = np.full((24, 32, 3), 0.2, np.float32)
+    light[:, 24:] = 8
+    image = pyvips.Image.new_from_memory(light.tobytes(), 32, 24, 3, 'float').copy(interpretation='scrgb')
+    image.uhdrsave(str(tmp_path / 'upright.jpg'))
+    image = pyvips.Image.new_from_file(str(tmp_path / 'upright.jpg')).copy()
+    image.set_type(pyvips.GValue.gint_type, 'orientation', orientation)
+    image.uhdrsave(str(tmp_path / 'in.jpg'))
+    copy(tmp_path / 'in.jpg', tmp_path / 'out.jpg')
+    for name, has_map in (('in', True), ('out', kept)):
+        fields = pyvips.Image.new_from_file(str(tmp_path / f'{name}.jpg')).get_fields()
+        assert ('gainmap-data' in fields) == has_map
+    assert Photo(str(tmp_path / 'out.jpg')).read().shape == ((24, 32, 3) if kept else (32, 24, 3))
 
 
 @pytest.mark.parametrize('ending', ['.jpg', '.webp', '.tif', '.png'])

@@ -67,6 +67,17 @@ def test_what_is_made_follows_its_profile():
     np.testing.assert_allclose(beyond.std(axis=(0, 1)), [0.05, 0.02, 0.01], rtol=0.02)  # as at the last knot
 
 
+def test_a_shift_between_channels_keeps_its_direction():
+    """Blue is green one pixel further right and down, as lateral chromatic aberration makes it."""
+    real = noise()
+    real[1:, 1:, 2] = real[:-1, :-1, 1]
+    made = synthesise(measure_noise(0.5 + 0.03 * real), np.full(RAMP.shape, 0.5, np.float32), np.random.default_rng(0))
+    for image in (real, made):
+        green, blue = image[1:-1, 1:-1, 1], image[..., 2]
+        there, back = (np.corrcoef(green.ravel(), part.ravel())[0, 1] for part in (blue[2:, 2:], blue[:-2, :-2]))
+        assert there > 0.8 and abs(back) < 0.1
+
+
 def test_shading_is_no_noise():
     columns, rows = np.meshgrid(np.linspace(0, 1, 384), np.linspace(0, 1, 384))
     steep = (0.1 + 0.4 * columns + 0.4 * rows)[..., None] * np.ones(3)

@@ -53,6 +53,23 @@ def test_submission_round_trip(tmp_path, blocks):
     assert all(np.array_equal(store.read(key), image) for key, image in images.items())
 
 
+def test_a_submission_that_cannot_be_written_leaves_the_earlier_one(tmp_path, blocks, monkeypatch):
+    path, images = tmp_path / 'SubmitSrgb.mat', {'0001_01': blocks[0, 0]}
+    save_submission(str(path), images)
+    before = path.read_bytes()
+
+    def full(file, *args, **options):
+        file.write(b'begun')
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(scipy.io, 'savemat', full)
+    with pytest.raises(InputError, match='SubmitSrgb.mat: could not be written .*No space.*Choose another place'):
+        save_submission(str(path), images)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(InputError, match='is a folder; name a file'):
+        check_submission(str(tmp_path), images)
+
+
 @pytest.mark.parametrize('names', [[], ['a'], ['0001_01', '0001_03'], ['0001_02'], ['0001_01', 'x'], ['1_1'],
                                    ['0001_01', '0002_01', '0002_02'], ['0000_00']])
 def test_a_submission_needs_every_block(names):

@@ -9,6 +9,7 @@ import spandrel
 import torch
 from basicsr.archs import build_network
 from cli import ROOT, run
+from safetensors import SafetensorError
 from tiny_networks import TINY
 
 from noiseda_arch.spandrel_archs import REGISTRY, read_weights
@@ -145,6 +146,30 @@ def test_a_missing_folder_is_made(ending, tmp_path):
     assert (tmp_path / f'new/net{ending}').is_file()
     with pytest.raises(InputError, match=f'new/net{ending}: this folder cannot be made'):
         export(net, str(tmp_path / f'new/net{ending}/net{ending}'))
+
+
+@pytest.mark.parametrize('ending', ['.pth', '.safetensors', '.pt', '.onnx'])
+def test_a_place_that_cannot_be_written_is_told(ending, tmp_path, monkeypatch):
+    """Nothing of the writers' own words, which take it for a network that cannot be exported."""
+    def refused(path, *args, **options):
+        raise PermissionError(13, 'Permission denied', path)
+
+    monkeypatch.setattr('builtins.open', refused)
+    with pytest.raises(InputError, match=rf'net{ending}: cannot be written .*Permission denied.*Choose another place'):
+        export(tiny('RestorationUNet'), str(tmp_path / f'net{ending}'))
+
+
+def test_a_full_disk_is_told_and_leaves_the_earlier_file(tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise SafetensorError('Error while serializing: I/O error: No space left on device (os error 28)')
+
+    path = tmp_path / 'net.safetensors'
+    export(tiny('RestorationUNet'), str(path))
+    before = path.read_bytes()
+    monkeypatch.setattr('safetensors.torch.save_file', full)
+    with pytest.raises(InputError, match='net.safetensors: cannot be written .*No space left.*or make room'):
+        export(tiny('RestorationUNet'), str(path))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_size_that_does_not_suit_is_told_in_words(tmp_path):

@@ -132,6 +132,24 @@ def test_outputs(test_set, tmp_path, capsys):
     assert 'The complete test set has 1000 images: not comparable with published figures.' in out
 
 
+def test_an_image_called_mean(image_folder, tmp_path):
+    gt, lq = (image_folder(name, {f'{image}.png': smooth(seed) for seed, image in enumerate(('a', 'mean'), first)})
+              for name, first in (('gt', 0), ('lq', 5)))
+    main(['--protocol', 'folder', '--gt', gt, '--results', lq, '--no-lpips', '--out', str(tmp_path / 'out')])
+    a, image, mean = (float(row['PSNR']) for row in table(tmp_path / 'out')[1])
+    assert mean == pytest.approx((a + image) / 2) and a != image
+
+
+def test_full_memory_is_told_with_what_helps(test_set, network, tmp_path, monkeypatch):
+    def full(*args):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Restorer, '_network', full)
+    with pytest.raises(SystemExit, match='lq/a.png: the memory is full. Give an option file with val:tile'):
+        main(['--protocol', 'folder', '--no-lpips', '--gt', test_set[0], '--lq', test_set[1], '-opt', network[0],
+              '--weights', network[1], '--out', str(tmp_path / 'out')])
+
+
 def test_every_metric_of_a_protocol_is_defined_in_words():
     for protocol in [*PROTOCOLS.values()]:
         assert {block['type'] for block in (protocol.metrics | NO_TRUTH).values()} <= DEFINITIONS.keys()

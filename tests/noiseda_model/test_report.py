@@ -15,7 +15,7 @@ from noiseda_basicsr import InputError
 from noiseda_data.store import open_one
 from noiseda_model.evaluation import METRICS, measure
 from noiseda_model.report.command import main
-from noiseda_model.report.pictures import choose, encode_all, jpeg, window
+from noiseda_model.report.pictures import THUMBNAIL, choose, encode_all, jpeg, thumbnail, window
 from noiseda_model.report.runs import POINTS, read_curves, read_run, thin
 from noiseda_model.report.versions import Measured, find_focus, find_template, measure_all, open_versions
 
@@ -23,6 +23,13 @@ BLOCKS = {name: METRICS[name] for name in ('PSNR', 'SSIM')}
 NASTY = 'z<script>boo()<b>&"\'{{title}}'
 COLOURS = {'degraded': (90, 90, 90), 'vanilla': (200, 60, 40), 'adapted': (40, 160, 60), 'truth': (50, 150, 70)}
 COUNT = 5  # images of the page
+
+
+def test_a_thumbnail_of_a_strip_is_a_line():
+    for shape, size in (((3, 2000), (1, THUMBNAIL)), ((2000, 3), (THUMBNAIL, 1)), ((600, 300), (THUMBNAIL, None))):
+        data = base64.b64decode(thumbnail(np.zeros((*shape, 3), np.uint8)).partition(',')[2])
+        found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape
+        assert found == (*(side or THUMBNAIL // 2 for side in size), 3)
 
 
 # ---------------------------------------------------------------- names

@@ -124,6 +124,16 @@ def test_spandrel_recognises_what_does_not_say(tmp_path):
         torch.testing.assert_close(load_trained(str(tmp_path / 'net.safetensors'))(image), net(image))
 
 
+@pytest.mark.parametrize('name', TINY)
+def test_each_network_is_found_by_the_name_it_is_trained_under(tmp_path, name):
+    network = {'type': name, **TINY[name]}
+    net = build_network(network).eval()
+    torch.save({'params': net.state_dict(), 'network_g': network}, tmp_path / 'net.pth')
+    loaded = load_trained(str(tmp_path / 'net.pth'))
+    assert type(loaded).__name__ == type(net).__name__
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in net.state_dict().items())
+
+
 def test_an_option_file_comes_before_the_note_in_the_weights(weights, tmp_path):
     (tmp_path / 'wider.yml').write_text(yaml.dump({'network_g': {**UNET, 'width': 8}}))
     with pytest.raises(InputError, match='net_g_1.pth: does not fit network_g of .*wider.yml.*size mismatch'):
@@ -241,7 +251,7 @@ def test_plan_leaves_earlier_results_out(photos):
 
 def test_plan_refuses_what_would_lose_a_photo(photos, tmp_path):
     with pytest.raises(InputError, match='a.png: is read and would be overwritten; choose another place'):
-        plan([str(photos)], str(photos))
+        plan([str(photos / '*.png')], str(photos))
     shutil.copy(photos / 'a.png', photos / 'below/a.png')
     with pytest.raises(InputError, match='would both become .*out/a.png'):
         plan([str(photos / 'a.png'), str(photos / 'below/a.png')], str(tmp_path / 'out'))
@@ -250,6 +260,30 @@ def test_plan_refuses_what_would_lose_a_photo(photos, tmp_path):
     assert plan([str(photos / 'a.png')], 'out.jpg', '.jpg') == {'out.jpg': str(photos / 'a.png')}
     with pytest.raises(InputError, match=r'\*.gif: no photo there'):
         plan([str(photos / '*.gif')], str(tmp_path / 'out'))
+
+
+def test_links_that_lead_back_are_not_followed_again(photos, tmp_path):
+    (photos / 'here').symlink_to(photos)
+    (photos / 'below/up').symlink_to(photos)
+    assert sorted(plan([str(photos)], 'out')) == ['out/a.png', 'out/below/b.jpg', 'out/below/deep/c.tif']
+
+
+def test_hidden_folders_hold_no_photos_to_restore(photos):
+    shutil.copytree(photos / 'below', photos / '.thumbnails')
+    assert len(plan([str(photos)], 'out')) == 3
+
+
+def test_results_go_to_another_folder_than_a_folder_of_photos_comes_from(photos):
+    """With --format png they would lie beside the photos, and be photos to restore the next time."""
+    with pytest.raises(InputError, match='-o .*photos/: holds the photos to restore; choose another folder'):
+        plan([str(photos)], f'{photos}/', '.png')
+    assert plan([str(photos / 'below/b.jpg')], str(photos), '.png') == {f'{photos}/b.png': f'{photos}/below/b.jpg'}
+
+
+def test_a_tilde_that_the_shell_has_left(weights, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert command(photos / 'a.png', '--out=~/here', '--weights', weights) == 0
+    assert files(tmp_path / 'here') == ['a.png']
 
 
 def test_brackets_in_the_name_of_a_folder_are_no_pattern(photos, tmp_path):
@@ -346,6 +380,15 @@ def test_what_is_left_out_is_told(weights, photos, tmp_path, capsys):
     assert f'tiff, webp: 2, {photos}/below/a.NEF for example.' in capsys.readouterr().out
     assert command(photos / 'a.png', '-o', tmp_path / 'one', '--weights', weights) == 0
     assert 'Left out' not in capsys.readouterr().out
+
+
+def test_a_name_that_is_not_utf_8_and_one_pixel_stop_no_other(weights, photos, tmp_path, capsys):
+    shutil.copy(os.fsencode(photos / 'a.png'), os.fsencode(photos) + b'/caf\xe9.png')
+    write_images(photos, {'b.png': np.full((1, 1), 100, np.uint8)})
+    assert command(photos, '-o', tmp_path / 'out', '--weights', weights) == 1
+    assert f'error: {photos}/caf\\udce9.png: the name is not UTF-8; rename it.' in capsys.readouterr().err
+    assert files(tmp_path / 'out') == ['a.png', 'b.png', 'below/b.jpg', 'below/deep/c.tif']
+    assert cv2.imread(str(tmp_path / 'out/b.png'), cv2.IMREAD_UNCHANGED).shape == (1, 1)
 
 
 def test_a_folder_that_cannot_be_made_is_told_once(weights, photos):

@@ -262,6 +262,7 @@ def test_what_a_user_can_get_wrong(run_folder, photos, capsys, image_folder):
     assert '--by noise_error: needs --diffusion' in told('--by', 'noise_error')
     assert 'two blocks of 96x96 (--crop); or sort by whiteness, residual_edges.' in told('--by', 'niqe')
     assert 'names must match those of --lq' in told('--gt', clean)
+    assert 'two photos have the same name' in message(capsys, *usual[:2], f'{lq};{gt}', *usual[3:], '--by', 'whiteness')
     small = image_folder('small', {f'{name}.png': photo(0, (64, 64)) for name in 'ab'})
     assert 'differs in size' in told('--gt', small)
     assert 'no photo of 200x90 or more' in told('--clean', image_folder('little', {'x.png': photo(0, (64, 64))}))
