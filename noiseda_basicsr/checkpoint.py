@@ -168,6 +168,8 @@ def load_network(self, net, load_path, strict=True, param_key='params'):
             raise InputError(f'{load_path}: no entry {param_key!r} (it has {sorted(weights)[:4]}); set '
                              'path:param_key_g, or ~ where the file holds the weights themselves.')
         weights = weights[param_key]
+    elif entries := [key for key in ('params', 'params_ema') if key in weights]:
+        raise InputError(f'{load_path}: holds the entries {entries}; set path:param_key_g to one of them.')
     weights = {name.removeprefix('module.'): value for name, value in weights.items()}
     net = self.get_bare_model(net)
     get_root_logger().info(f'Loading {type(net).__name__} from {load_path}, entry {param_key}.')

@@ -122,14 +122,19 @@ def parse_options(root_path, is_train=True):
         raise InputError(f'{error.filename}: no such option file.') from error
     except yaml.YAMLError as error:
         raise InputError(f'The option file: {explain_yaml(error)}') from error
+    except AssertionError as error:  # of an import in it
+        if 'already registered' not in str(error):
+            raise
+        raise InputError(f'The option file imports a file of yours whose class has a name that is taken: {error} '
+                         'Rename the class.') from error
     except KeyError as error:
         if error.args[0].isupper():
             raise _not_launched(error) from error
         raise InputError(f'The option file lacks the key {error}.') from error
     except (AttributeError, TypeError) as error:
         raise InputError('The option file: a block that should hold keys is empty or a single value (everything '
-                         'directly under datasets must be a block), or name or a path is a number or a list '
-                         f'({error}).') from error
+                         'directly under datasets must be a block; without validation --force_yml val=none), or name '
+                         f'or a path is a number or a list ({error}).') from error
     except ValueError as error:
         if 'environment variable' in str(error):
             raise _not_launched(error) from error
@@ -137,6 +142,9 @@ def parse_options(root_path, is_train=True):
             raise InputError('--force_yml wants key=value with one "=" each, as train:total_iter=100.') from error
         raise
     check_option_file(opt)
+    if 'TORCHELASTIC_RUN_ID' in os.environ and os.environ['WORLD_SIZE'] != '1' and not opt['dist']:
+        raise InputError(f"torchrun has started {os.environ['WORLD_SIZE']} processes, each of which would train alone; "
+                         'add --launcher pytorch.')
     experiment = opt['path'].get('experiments_root')
     if experiment and osp.realpath(osp.dirname(args.opt)) == osp.realpath(experiment):
         raise InputError(f'{args.opt} is the copy that the training keeps of its option file. Give the file itself, or '

@@ -58,6 +58,9 @@ def check_option_file(opt):
             raise InputError(f'{key} is missing in the option file; the files in options/ show every key.')
     if not opt['is_train'] and opt.get('val') is None:
         raise InputError('val is missing in the option file: what to measure, and whether to save images.')
+    if not opt['is_train'] and 'train' in opt['datasets']:
+        raise InputError('datasets:train: this option file is one of a training, and here is tested. Take one of '
+                         'options/test, or noiseda-evaluate.')
     for key, least in WHOLE_NUMBERS.items():
         check_whole_number(opt, key, least)
     for phase in opt['datasets']:
@@ -74,6 +77,9 @@ def explain_yaml(error):
     if 'find module' in str(error):
         return (f'names a module that cannot be imported ({error.problem}). Put the folder that holds it in the '
                 'variable PYTHONPATH.')
+    if 'cannot find' in str(error):
+        return (f'names something that is not there ({error.problem}). After !!python/name: stands FILE.NAME, as '
+                'my_network.NAME: a Python file, and a name that is defined in it.')
     return f'not valid YAML. {error}'
 
 

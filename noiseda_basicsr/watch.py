@@ -199,6 +199,9 @@ def explain(error):
                 'train:engine:accumulate: 2 (or more; same result), train:engine:activation_checkpointing: '
                 '[g, diffusion] (same result, a third slower) or train:engine:precision: bf16; or lower '
                 'datasets:train:gt_size or batch_size_per_gpu.')
+    if 'Expected to have finished reduction' in str(error):
+        return ('A network has parameters that get no gradient, which several processes cannot average. Set '
+                'find_unused_parameters: true at the top of the option file, or take them out of the network.')
     dead_worker = isinstance(error, RuntimeError) and re.search(r'DataLoader worker \(pid|Pin memory thread exited',
                                                                 str(error))
     if dead_worker or isinstance(error, (ConnectionError, EOFError)):  # the rest are sockets to such a worker

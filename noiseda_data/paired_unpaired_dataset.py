@@ -64,6 +64,7 @@ class PairedUnpairedDataset(Dataset):
         self.pairs = self._pair_up()
         self.seed = torch.initial_seed()
         self.stream = None
+        self.small_ones_told = False
         self.broken = {}  # what was skipped -> how often, in this process
         if opt.get('on_error', 'stop') not in ('stop', 'skip'):
             raise InputError(f"datasets:{opt['phase']}:on_error is {opt['on_error']!r}; it must be stop or skip.")
@@ -157,6 +158,14 @@ class PairedUnpairedDataset(Dataset):
             get_root_logger().warning(f'Skipped, the {len(self.broken) + 1}. in this process: {error}')
         self.broken[str(error)] = self.broken.get(str(error), 0) + 1
 
+    def _tell_of_small_images(self):
+        """Once, in one of the processes that read."""
+        worker = get_worker_info()
+        if not self.small_ones_told and (worker is None or worker.id == 0):
+            get_root_logger().warning(f"Images smaller than a patch (gt_size {self.opt['gt_size']}) are extended by "
+                                      'their mirror image.')
+        self.small_ones_told = True
+
     def _item(self, index, rng):
         gt_key, lq_key = self.pairs[index]
         images = {'gt': self._read('gt', gt_key), 'lq': self._read('lq', lq_key)}
@@ -200,6 +209,7 @@ class PairedUnpairedDataset(Dataset):
         size = max(1, round(side / enlarge))
         height, width = next(iter(images.values())).shape[:2]
         if min(height, width) < size:
+            self._tell_of_small_images()
             pad = ((0, max(0, size - height)), (0, max(0, size - width)), (0, 0))
             images = {stream: np.pad(image, pad, mode='symmetric') for stream, image in images.items()}
             height, width = max(height, size), max(width, size)

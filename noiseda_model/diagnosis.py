@@ -26,7 +26,7 @@ from noiseda_model.condition_study import mean_and_error
 from noiseda_model.diffusion import draw
 from noiseda_model.monitor import blurred
 from noiseda_model.noiseda_model import NoiseDAModel
-from noiseda_model.options import read_option_file
+from noiseda_model.options import check_registered, read_option_file
 from noiseda_model.selection import read_photos, read_truth
 
 BANDS = ((1, 100), (101, 300), (301, 999))  # of t
@@ -199,6 +199,7 @@ def load_model(folder, iteration, option_file=None):
         options[key] = load_checkpoint(file).get(key) or named.get(key)
         if not options[key]:
             raise InputError(f'{file}: does not say what network it is of; give the option file with -opt.')
+        check_registered(options[key], f'{file} is of')
     paths = {f'pretrain_network_{net}': file for net, file in files.items()}
     return NoiseDAModel({**options, 'name': folder, 'is_train': True, 'dist': False, 'rank': 0, 'world_size': 1,
                          'num_gpu': min(1, torch.cuda.device_count()), 'path': {**paths, 'param_key_g': 'params'}})

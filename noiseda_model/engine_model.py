@@ -213,17 +213,32 @@ class EngineModel(SRModel):
 
     # ------------------------------------------------------------------ validating
 
-    @torch.no_grad()
     def test(self):
         """The averaged network where there is one; always the bare one, as rank 0 may be alone here."""
+        self.output = self.restore(self.lq)
+
+    @torch.no_grad()
+    def restore(self, images):
         net = self.evaluation_net()
         was_training = net.training
         net.eval()
         keys = ('size_multiple', 'tile', 'tile_overlap')
         options = self.opt.get('val') or {}
         with torch.compiler.set_stance('force_eager'):  # photos of any size are not worth compiling for
-            self.output = restore(net, self.lq, **{key: options[key] for key in keys if key in options})
+            output = restore(net, images, **{key: options[key] for key in keys if key in options})
         net.train(was_training)
+        return output
+
+    def try_out(self, data_sets):
+        """Whether the network restores images, of the patches' size and of odd ones where some are to be validated.
+
+        Raises:
+            InputError: It does not; told now, not by the first step or the first validation.
+        """
+        side = data_sets['train'].get('gt_size')
+        odd = (side, side + 1) if side and any(phase != 'train' for phase in data_sets) else (side,)
+        for size in filter(None, odd):
+            self.restore(torch.zeros(1, 3, size, size, device=self.device))
 
     def evaluation_net(self):
         return self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
@@ -310,6 +325,10 @@ class EngineModel(SRModel):
 
     def resume_training(self, resume_state):
         """Continue as saved, but where the option file now says otherwise follow it, and say so."""
+        reached, total = resume_state['iter'], self.opt['train']['total_iter']
+        if reached > total:
+            raise InputError(f'train:total_iter is {total}, and iteration {reached} is saved already. Raise it to '
+                             'train on; nothing was changed.')
         before = json.loads(resume_state.get('options', '{}'))
         self.check_optimizers(resume_state, before.get('train', {}))
         for optimizer, saved in zip(self.optimizers, resume_state['optimizers'], strict=True):

@@ -1,14 +1,56 @@
 """Images of any size through a restoration network: padded to the size it needs, in tiles where memory is short."""
 import math
+import traceback
 import weakref
+from functools import partial
+from os import path as osp
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from noiseda_arch.padding import pad_to_multiple, size_rule
+from noiseda_basicsr import InputError
 
 TILES = (2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64)  # sides that fitting_tile chooses from
+
+
+def apply(net, image):
+    """``net(image)``, where the network may be anybody's.
+
+    Args:
+        net (nn.Module)
+        image (Tensor): (B, 3, H, W).
+
+    Returns:
+        Tensor: (B, 3, H, W).
+
+    Raises:
+        InputError: The network fails, or gives something else than an image of that size. A full memory is no fault of
+            the network and stays as it is, see :func:`is_out_of_memory`.
+    """
+    name, size = type(net).__name__, f'{image.shape[-1]}x{image.shape[-2]}'
+    try:
+        output = net(image)
+    except Exception as error:
+        if isinstance(error, InputError) or is_out_of_memory(error):
+            raise
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if '/torch/' not in frame.filename]
+        place = f'{osp.basename(frames[-1].filename)}, line {frames[-1].lineno}'
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:300]
+        raise InputError(f'{name} does not take an RGB image of {size} ({reason}; {place}). If it takes certain sizes '
+                         'only, say so: size_multiple in its class, or val:size_multiple (docs/networks.md).') \
+            from error
+    if not isinstance(output, torch.Tensor) or output.shape != image.shape:
+        given = tuple(output.shape) if isinstance(output, torch.Tensor) else f'a {type(output).__name__}'
+        raise InputError(f'{name} turns {tuple(image.shape)} into {given}; it must map an image to an image of the '
+                         'same size and channels.')
+    return output
+
+
+def is_out_of_memory(error):
+    """Whether torch ran out of memory, of a GPU or of this machine."""
+    return isinstance(error, torch.OutOfMemoryError) or 'DefaultCPUAllocator' in str(error)
 
 
 def restore(net, image, size_multiple=None, tile=None, tile_overlap=32):
@@ -29,8 +71,9 @@ def restore(net, image, size_multiple=None, tile=None, tile_overlap=32):
     rule = size_rule(net, size_multiple)
     height, width = image.shape[-2:]
     if tile is None or (height <= tile and width <= tile):
-        return net(pad_to_multiple(image, **rule))[..., :height, :width]
-    strips = restore_strips(net, lambda top, bottom: image[..., top:bottom, :], height, width, rule, tile, tile_overlap)
+        return apply(net, pad_to_multiple(image, **rule))[..., :height, :width]
+    strips = restore_strips(partial(apply, net), lambda top, bottom: image[..., top:bottom, :], height, width, rule,
+                            tile, tile_overlap)
     return torch.cat(list(strips), dim=-2)
 
 

@@ -32,6 +32,8 @@ class NoiseDAModel(EngineModel):
         self.diffusion_opt = read_diffusion_options(opt) if opt['is_train'] else None
         super().__init__(opt)
         check_sizes(opt, self.get_bare_model(self.net_g))
+        if opt['is_train']:
+            self.try_out(opt['datasets'])
 
     # ------------------------------------------------------------------ setting up
 
@@ -123,9 +125,6 @@ class NoiseDAModel(EngineModel):
             restored, restored_real = self.forward(self.net_g, part.lq), self.forward(self.net_g, part.real)
         else:
             restored, restored_real = self.forward(self.net_g, torch.cat([part.lq, part.real])).chunk(2)
-        if restored.shape != part.lq.shape:
-            raise InputError(f'network_g turns {tuple(part.lq.shape)} into {tuple(restored.shape)}; it must map an '
-                             'image to an image of the same size and channels.')
         return restored, restored_real
 
     def restoration_loss(self, restored, gt):
@@ -196,9 +195,7 @@ class NoiseDAModel(EngineModel):
         columns = []
         for degraded in ('lq', 'real'):
             if degraded in batch:
-                self.lq = batch[degraded]
-                self.test()
-                columns += [self.lq, self.output]
+                columns += [batch[degraded], self.restore(batch[degraded])]
             if degraded == 'lq':
                 columns.append(batch['gt'])
         rows = torch.stack(columns, dim=1).flatten(0, 1).clamp(0, 1).cpu()

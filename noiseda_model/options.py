@@ -191,6 +191,23 @@ def check_networks(opt):
             _check_network(block, dict(opt[block]))
 
 
+def check_registered(network, who):
+    """Refuse a network whose class no import has registered.
+
+    Args:
+        network (dict): An option block.
+        who (str): What names it, for the error: ``FILE is of``.
+
+    Raises:
+        InputError
+    """
+    try:
+        ARCH_REGISTRY.get(network['type'])
+    except (KeyError, InputError) as error:  # the latter from the registry as noiseda_basicsr mends it
+        raise InputError(f"{who} the network {network['type']}, which is not registered; give the option file whose "
+                         'line imports it with -opt.') from error
+
+
 def _check_network(block, arguments):
     if 'type' not in arguments:
         raise InputError(f'{block}:type, the name of an architecture, is missing.')

@@ -20,8 +20,9 @@ from noiseda_data.sidd import BlockStore, check_submission, save_submission
 from noiseda_data.store import open_one, to_float
 from noiseda_model.commands import json_figures, make_folder, refuse_overwriting, replacing
 from noiseda_model.evaluation import METRICS, NO_TRUTH, measure
+from noiseda_model.inference import is_out_of_memory
 from noiseda_model.metrics import lpips_network
-from noiseda_model.restorer import Restorer, is_out_of_memory
+from noiseda_model.restorer import Restorer
 
 LUMA = {name: {**METRICS[name], 'test_y_channel': True} for name in ('PSNR', 'SSIM')}
 ALIGNED = {'PSNR': {'type': 'calculate_psnr_aligned'}, 'SSIM': {'type': 'calculate_ssim_aligned'},

@@ -55,6 +55,10 @@ def _expand(name, out):
     """(folder that keeps the structure below it, file) for each photo of one input."""
     if osp.isfile(name):
         return [(osp.dirname(name), name)]
+    if name.rstrip('/').endswith('.lmdb') and osp.isdir(name):
+        raise InputError(f'{name}: is an LMDB; make a folder of it, python scripts/create_lmdb.py --extract.')
+    if not osp.exists(name) and not glob.has_magic(name):
+        raise InputError(f'{name}: does not exist.')
     if osp.isdir(name):
         if osp.realpath(name) == osp.realpath(out):
             raise InputError(f'-o {out}: holds the photos to restore; choose another folder.')

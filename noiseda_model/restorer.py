@@ -1,12 +1,12 @@
 """A trained network on photos."""
 import copy
+from functools import partial
 from os import path as osp
 
 import numpy as np
 import psutil
 import torch
 from basicsr.archs import build_network
-from basicsr.utils.registry import ARCH_REGISTRY
 from spandrel import UnsupportedModelError
 
 from noiseda_arch.padding import size_rule
@@ -15,8 +15,8 @@ from noiseda_basicsr import InputError
 from noiseda_data.photo import Photo, PhotoWriter
 from noiseda_data.store import to_float
 from noiseda_model.engine import DTYPES
-from noiseda_model.inference import fitting_tile, restore_strips, self_ensemble
-from noiseda_model.options import check_networks, read_network, read_option_file
+from noiseda_model.inference import apply, fitting_tile, is_out_of_memory, restore_strips, self_ensemble
+from noiseda_model.options import check_networks, check_registered, read_network, read_option_file
 
 SHIPPED = osp.join(osp.dirname(__file__), 'weights', 'denoise.pth')  # of noisy photos; README.md is beside it
 OVERLAP = 32  # pixels that neighbouring tiles share; docs/restore.md has what it leaves of the seams
@@ -79,11 +79,7 @@ def network_of(content, option_file=None):
 
 
 def _build(network, who):
-    try:
-        ARCH_REGISTRY.get(network['type'])
-    except (KeyError, InputError) as error:  # the latter from the registry as noiseda_basicsr mends it
-        raise InputError(f"{who} the network {network['type']}, which is not registered; give the option file whose "
-                         'plugin line imports it with -opt.') from error
+    check_registered(network, who)
     network = copy.deepcopy(network)
     check_networks({'network_g': network})
     return build_network(network)
@@ -177,6 +173,8 @@ class Restorer:
             if is_out_of_memory(error):
                 raise InputError(f'{source}: the memory is full; give a smaller --tile (now {self.tile or "none"}) or '
                                  '--batch 1, or restore on another --device.') from error
+            if isinstance(error, InputError) and source not in str(error):  # of the network, which knows no files
+                raise InputError(f'{source}: {error}') from error
             raise
         return writer
 
@@ -211,7 +209,8 @@ class Restorer:
 
     def _network(self, tiles):
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return (self_ensemble(self.net, tiles) if self.ensemble else self.net(tiles)).float()
+            net = partial(apply, self.net)
+            return (self_ensemble(net, tiles) if self.ensemble else net(tiles)).float()
 
     def _free(self):
         if self.device.type == 'cuda':
@@ -233,11 +232,6 @@ def best_device():
     if torch.cuda.is_available():
         return 'cuda'
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
-
-
-def is_out_of_memory(error):
-    """Whether torch ran out of memory, of a GPU or of this machine."""
-    return isinstance(error, torch.OutOfMemoryError) or 'DefaultCPUAllocator' in str(error)
 
 
 def _validation_options(option_file):

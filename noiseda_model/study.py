@@ -206,9 +206,10 @@ def keep_recipe(training, is_to_do):
         return
     before = json.loads(kept.removeprefix(named)) if kept.startswith(named + '{') else None
     if before != options:
-        change = next(differences(before, options)) if before else f'see {folder}.txt'
-        raise InputError(f'{folder} was trained with other options ({change}). Put them back, or study in another '
-                         'folder; or remove it and its rows of results.csv, to train it again.')
+        change = next(differences(before, options))[:200] if before else f'see {folder}.txt'
+        raise InputError(f'{folder} was trained with other options ({change}). Put them back; or start the study in '
+                         'another working folder (--out is for the results only); or remove it and its rows of '
+                         'results.csv, to train it again.')
 
 
 def recipe(training):

@@ -161,12 +161,16 @@ def test_a_state_of_any_name_and_another_batch_size_is_resumed_to_the_end(work):
     assert (state / '30.state').is_file()
 
 
-def test_the_last_validation_bears_the_last_iteration_and_is_made_once(work):
+def test_the_last_validation_bears_the_last_iteration_and_a_shorter_training_replaces_nothing(work):
     output = run([*command('validated', 'datasets:train:num_worker_per_gpu=0', total=4), 'val:val_freq=4'], work).stdout
     assert output.count('# psnr') == 1 and '@ 4 iter' in output and '@ 5 iter' not in output, output
-    saved = iterations_saved(work, 'validated')[-1]
-    output = run(command('validated', 'datasets:train:num_worker_per_gpu=0', total=saved - 1), work).stdout
-    assert f'@ {saved} iter' in output and f'@ {saved - 1} iter' not in output, output  # resumed past its end
+    latest, saved = result(work, 'validated'), iterations_saved(work, 'validated')
+    process = run(command('validated', 'datasets:train:num_worker_per_gpu=0', total=saved[-1] - 1), work)
+    assert process.returncode == 2
+    assert f'train:total_iter is {saved[-1] - 1}, and iteration {saved[-1]} is saved already' in process.stdout
+    assert_same(latest, result(work, 'validated'))
+    assert iterations_saved(work, 'validated') == saved
+    assert 'End of training' in run(command('validated', 'datasets:train:num_worker_per_gpu=0', total=4), work).stdout
 
 
 def test_an_error_of_one_process_stops_all_after_the_same_iteration_with_a_saved_state(tmp_path):
@@ -399,6 +403,8 @@ def test_out_of_memory_names_three_settings():
     for setting in ('accumulate', 'activation_checkpointing', 'precision: bf16'):
         assert setting in message
     assert explain(RuntimeError('something else')) is None
+    unused = 'Expected to have finished reduction in the prior iteration before starting a new one. This error ...'
+    assert 'find_unused_parameters: true' in explain(RuntimeError(unused))
 
 
 def test_errors_of_workers():

@@ -273,6 +273,9 @@ def test_the_copy_of_the_option_file_is_refused(monkeypatch, tmp_path):
 def test_without_workers_none_are_kept(monkeypatch):
     """torch refuses persistent_workers then, which the option files ask for."""
     for workers in (0, 1):
-        train_set = {'name': 'a', 'type': 'b', 'num_worker_per_gpu': workers, 'persistent_workers': True}
-        kept = parsed(monkeypatch, datasets={'train': train_set})['datasets']['train'].get('persistent_workers', False)
+        train_set = {'name': 'a', 'type': 'b', 'batch_size_per_gpu': 1, 'num_worker_per_gpu': workers,
+                     'persistent_workers': True}
+        changes = {'datasets': {'train': train_set}, 'train': {'total_iter': 1, 'optim_g': {}}, 'val': None,
+                   'logger': {'print_freq': 1, 'save_checkpoint_freq': 1, 'use_tb_logger': False}}
+        kept = parsed(monkeypatch, True, **changes)['datasets']['train'].get('persistent_workers', False)
         assert kept == (workers > 0)

@@ -46,6 +46,7 @@ FORCED = {  # --force_yml, what the message must hold
                                                        'belongs to datasets:train']),
     'in no data set': ('datasets:degradation={type: awgn}', ['degradation stands directly under datasets']),
     'a value in no data set': ('datasets:gt_size=8', ['everything directly under datasets must be a block']),
+    'no data set': ('datasets:val=none', ['directly under datasets must be a block', '--force_yml val=none']),
     'two equal signs': ('name=a=b', ['--force_yml', 'key=value']),
     'no equal sign': ('name', ['--force_yml', 'key=value']),
 }
@@ -137,12 +138,44 @@ def test_folders_of_a_run_that_came_to_nothing_are_taken_back(tmp_path, capsys):
 
 
 def test_a_test_has_to_say_what_it_measures(parse):
-    before, rest = TINY.split('val:\n  val_freq')
+    before, rest = TINY.replace('  train:\n    name: train', '  test:\n    name: test').split('val:\n  val_freq')
     rest = rest[rest.index('logger:'):]
     for val in ('', 'val:\n'):
         with pytest.raises(InputError, match='val is missing'):
             parse(before + val + rest, is_train=False)
     assert parse(f'{before}val: {{}}\n{rest}', is_train=False)['val'] == {'save_img': False, 'suffix': None}
+
+
+def test_an_option_file_of_a_training_is_not_tested(parse):
+    with pytest.raises(InputError, match='datasets:train: this option file is one of a training.*options/test'):
+        parse(TINY, is_train=False)
+
+
+def test_torchrun_without_its_launcher_is_told(parse, monkeypatch):
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'x')
+    monkeypatch.setenv('WORLD_SIZE', '1')
+    parse(TINY)
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(InputError, match='torchrun has started 2 processes.*add --launcher pytorch'):
+        parse(TINY)
+
+
+MODULE = 'from basicsr.utils.registry import ARCH_REGISTRY\n@ARCH_REGISTRY.register()\nclass {}: pass\n'
+
+
+@pytest.mark.parametrize('line, message', [
+    ('own_arch.NAFNet', "class has a name that is taken: .*'NAFNet' was already registered.* Rename the class"),
+    ('own_arch.NAME', 'names something that is not there .*After !!python/name: stands FILE.NAME'),
+    ('own_arch', 'names something that is not there .*After !!python/name: stands FILE.NAME'),
+    ('nowhere.NAME', 'names a module that cannot be imported .*PYTHONPATH'),
+])
+def test_the_line_that_imports_a_network_of_ones_own(parse, tmp_path, monkeypatch, line, message):
+    name = 'NAFNet' if 'NAFNet' in line else f'Mine{len(message)}'
+    (tmp_path / 'own_arch.py').write_text(MODULE.format(name))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, 'own_arch', raising=False)
+    with pytest.raises(InputError, match=message):
+        parse(f'{TINY}\nmine: !!python/name:{line}\n')
 
 
 def test_a_folder_in_which_another_process_trains_is_left_to_it(tmp_path):

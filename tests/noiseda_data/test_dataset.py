@@ -168,9 +168,11 @@ def test_flips_and_rotations_as_asked(position_folder, flip, rotate, views):
 
 
 @pytest.mark.parametrize('size', [(5, 3), (1, 1), (3, 8), (8, 7)])
-def test_images_smaller_than_the_patch_are_reflected_up(position_folder, size):
+def test_images_smaller_than_the_patch_are_reflected_up(position_folder, size, caplog):
     folder = position_folder('gt', 1, size=size)
-    item = build(dataroot_gt=folder, dataroot_lq=folder, use_hflip=False, use_rot=False)[0]
+    data_set = build(dataroot_gt=folder, dataroot_lq=folder, use_hflip=False, use_rot=False)
+    item = [data_set[0] for _ in range(3)][0]
+    assert caplog.text.count('Images smaller than a patch (gt_size 8) are extended by their mirror image.') == 1
 
     def mirrored(index, length):
         index %= 2 * length

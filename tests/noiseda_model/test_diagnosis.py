@@ -242,6 +242,8 @@ def test_what_a_user_can_get_wrong(trained, tmp_path, capsys):
     assert 'holds one photo' in message(capsys, *trained, '--lq', tmp_path / 'one')
     file = trained[0] / 'models/net_g_2.pth'
     content = torch.load(file)
+    torch.save({**content, 'network_g': {'type': 'Mine'}}, file)
+    assert 'is of the network Mine, which is not registered; give the option file' in message(capsys, *trained)
     del content['network_g']
     torch.save(content, file)
     assert 'give the option file with -opt' in message(capsys, *trained)

@@ -10,6 +10,7 @@ from basicsr.archs import build_network
 from basicsr.models import build_model
 from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
 from small import SIZE, assert_equal, batch, build, fixed_draws, networks, small_opt, step, weights
+from tiny_networks import TINY
 from torch import nn
 from torch.nn import functional as F
 
@@ -499,21 +500,56 @@ def test_any_network_of_basicsr_takes_a_joint_step(network, tmp_path):
     assert not unmoved
 
 
-def test_a_network_that_changes_the_size_is_refused(tmp_path):
-    model = NoiseDAModel(small_opt(tmp_path, network_g={'type': 'Enlarging'}))
-    with pytest.raises(InputError, match='network_g.*same size'):
-        step(model, 1, batch())
-
-
 @ARCH_REGISTRY.register()
-class Enlarging(nn.Module):
+class Odd(nn.Module):
+    """A network that does not map an image to an image, in the way it is told."""
 
-    def __init__(self):
+    def __init__(self, way):
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
+        self.way, self.scale = way, nn.Parameter(torch.ones(1))
 
     def forward(self, image):
-        return F.interpolate(image, scale_factor=2) * self.scale
+        ways = {'enlarges': lambda: F.interpolate(image, scale_factor=2) * self.scale, 'lists': lambda: [image],
+                'grey': lambda: F.conv2d(image, torch.ones(1, 1, 3, 3)), 'slips': lambda: image.nothing,
+                'halves': lambda: F.interpolate(image[..., ::2, ::2], scale_factor=2) * self.scale,
+                'halves and adds': lambda: image + F.interpolate(image[..., ::2, ::2], scale_factor=2) * self.scale}
+        return ways[self.way]()
+
+
+@pytest.mark.parametrize('way, message', [
+    ('enlarges', r'Odd turns \(1, 3, 8, 8\) into \(1, 3, 16, 16\); it must map an image to an image of the same size'),
+    ('lists', 'Odd turns .* into a list; it must map an image to an image'),
+    ('grey', r'Odd does not take an RGB image of 8x8 \(RuntimeError: .*channels.*; test_model.py, line \d+\)'),
+    ('slips', r"Odd does not take .*'Tensor' object has no attribute 'nothing'; test_model.py, line \d+\)"),
+])
+def test_a_network_that_is_none_for_images_is_told_before_it_is_trained(tmp_path, way, message):
+    with pytest.raises(InputError, match=message):
+        NoiseDAModel(small_opt(tmp_path, network_g={'type': 'Odd', 'way': way}))
+
+
+@pytest.mark.parametrize('way, message', [
+    ('halves', r'turns \(1, 3, 9, 9\) into'), ('halves and adds', 'does not take an RGB image of 9x9')])
+def test_a_network_for_certain_sizes_only_is_told_where_there_are_others_to_validate(tmp_path, way, message):
+    opt = small_opt(tmp_path, network_g={'type': 'Odd', 'way': way})
+    step(NoiseDAModel(opt), 1, batch())
+    opt['datasets']['val'] = {'name': 'val', 'dataroot_gt': 'gt'}
+    with pytest.raises(InputError, match=f'Odd .*{message}.*same size|{message}.*size_multiple in its class'):
+        NoiseDAModel(opt)
+    NoiseDAModel({**opt, 'val': {'val_freq': 1, 'size_multiple': 2}})
+
+
+def test_trying_the_network_out_changes_nothing(tmp_path):
+    def state(opt):
+        torch.manual_seed(0)
+        model = NoiseDAModel(opt)
+        return weights(model) | {'next': torch.rand(3)}, model.net_g.training
+
+    opt = small_opt(tmp_path, network_g={'type': 'ECBSR', **TINY['ECBSR']}, train__ema_decay=0.9)
+    tried = state({**opt, 'datasets': {**opt['datasets'], 'val': {'name': 'val', 'dataroot_gt': 'gt'}}})
+    untried = copy.deepcopy(opt)
+    untried['datasets']['train'].pop('gt_size', None)
+    assert_equal(tried[0], state(untried)[0])
+    assert tried[1]
 
 
 def test_basicsr_builds_the_model_by_its_name(tmp_path):

@@ -11,6 +11,7 @@ import yaml
 from basicsr.archs import build_network
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import tensor2img
+from basicsr.utils.registry import ARCH_REGISTRY
 from images import write_images
 from small import batch, build, small_opt, step
 from tiny_networks import TINY
@@ -260,6 +261,11 @@ def test_plan_refuses_what_would_lose_a_photo(photos, tmp_path):
     assert plan([str(photos / 'a.png')], 'out.jpg', '.jpg') == {'out.jpg': str(photos / 'a.png')}
     with pytest.raises(InputError, match=r'\*.gif: no photo there'):
         plan([str(photos / '*.gif')], str(tmp_path / 'out'))
+    with pytest.raises(InputError, match='phtos: does not exist'):
+        plan([str(tmp_path / 'phtos')], str(tmp_path / 'out'))
+    (tmp_path / 'my.lmdb').mkdir()
+    with pytest.raises(InputError, match='my.lmdb/: is an LMDB; make a folder of it, .*--extract'):
+        plan([f'{tmp_path}/my.lmdb/'], str(tmp_path / 'out'))
 
 
 def test_links_that_lead_back_are_not_followed_again(photos, tmp_path):
@@ -380,6 +386,28 @@ def test_what_is_left_out_is_told(weights, photos, tmp_path, capsys):
     assert f'tiff, webp: 2, {photos}/below/a.NEF for example.' in capsys.readouterr().out
     assert command(photos / 'a.png', '-o', tmp_path / 'one', '--weights', weights) == 0
     assert 'Left out' not in capsys.readouterr().out
+
+
+@ARCH_REGISTRY.register()
+class Halving(torch.nn.Module):
+    """Takes even sizes only, and does not say so."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, image):
+        return image + torch.nn.functional.interpolate(image[..., ::2, ::2], scale_factor=2) * self.scale
+
+
+def test_a_photo_that_the_network_does_not_take_stops_no_other(photos, tmp_path, capsys):
+    torch.save({'params': Halving().state_dict(), 'network_g': {'type': 'Halving'}}, tmp_path / 'net.pth')
+    assert command(photos, '-o', tmp_path / 'out', '--weights', tmp_path / 'net.pth', '--tile', 0) == 1
+    told = capsys.readouterr().err
+    for photo, size in (('b.jpg', '31x57'), ('c.tif', '20x9')):
+        assert f'{photo}: Halving does not take an RGB image of {size} (RuntimeError' in told
+    assert 'test_restorer.py, line' in told and 'size_multiple in its class' in told
+    assert files(tmp_path / 'out') == ['a.png']
 
 
 def test_a_name_that_is_not_utf_8_and_one_pixel_stop_no_other(weights, photos, tmp_path, capsys):

@@ -192,6 +192,15 @@ def test_the_average_begins_with_the_pretrained_weights_under_any_key(key, tmp_p
     assert_equal(weights(NoiseDAModel(opt)), weights(model))
 
 
+def test_entries_that_are_not_asked_for_are_named(tmp_path):
+    net = build_network(small_opt(tmp_path)['network_g'])
+    torch.save({'params': net.state_dict()}, tmp_path / 'pretrained.pth')
+    opt = small_opt(tmp_path, path__pretrain_network_g=str(tmp_path / 'pretrained.pth'))
+    opt['path']['param_key_g'] = None
+    with pytest.raises(InputError, match=r"pretrained.pth: holds the entries \['params'\]; set path:param_key_g"):
+        NoiseDAModel(opt)
+
+
 @pytest.mark.parametrize('name', ['net_g', 'net_diffusion'])
 def test_an_overflow_in_one_network_leaves_both_as_they_are(name, tmp_path):
     model = build(small_opt(tmp_path, train__engine={'precision': 'fp16'}))
