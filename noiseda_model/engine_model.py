@@ -257,7 +257,12 @@ class EngineModel(SRModel):
             data_set = Subset(dataloader.dataset, mine or [0])  # with nothing to do, an image that does not count
             data_set.opt = dataloader.dataset.opt
             dataloader = DataLoader(data_set, num_workers=dataloader.num_workers)
+        given = self.opt
+        if self.is_train and len(given['datasets']) > 2:  # of several sets, which may name their images alike
+            folder = osp.join(given['path']['visualization'], dataloader.dataset.opt['name'])
+            self.opt = {**given, 'path': {**given['path'], 'visualization': folder}}
         super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
+        self.opt = given
         if self.is_train:
             self.save_best(current_iter)
             if batch and rank == 0:

@@ -451,6 +451,23 @@ def test_no_image_is_measured_against_the_ground_truth_of_another(tmp_path):
     assert [img2 is None for _, img2 in MEASURED] == [True, False, True]
 
 
+@pytest.mark.parametrize('sets', [1, 2])
+def test_images_of_equal_names_in_several_sets_are_kept_apart(tmp_path, sets):
+    names = ['first set', 'second'][:sets]
+    opt = small_opt(tmp_path, val={'val_freq': 1, 'save_img': True, 'suffix': None})
+    opt['datasets'] |= {f'val_{number}': {'name': name, 'dataroot_gt': 'gt'} for number, name in enumerate(names)}
+    model = build(opt)
+    for number, name in enumerate(names):
+        loader = Loader({'lq': one(batch(number)['lq'])}, name='photo')  # photo_0.png
+        loader.dataset.opt = {'name': name}
+        model.validation(loader, 5, None, save_img=True)
+    folder = tmp_path / 'visualization'
+    saved = [(folder / name if sets == 2 else folder) / 'photo_0/photo_0_5.png' for name in names]
+    assert sorted(folder.rglob('photo_0*.png')) == sorted(saved)
+    assert len({path.read_bytes() for path in saved}) == sets
+    assert model.opt is opt
+
+
 def test_samples_of_the_training_batch_are_drawn_and_training_goes_on(tmp_path):
     model = build(small_opt(tmp_path))
     data = batch(3)
