@@ -197,6 +197,9 @@ def load_resume_state(opt):
         raise InputError(f"path:resume_state is {path}, which does not lie in {folder}, where a training called "
                          f"{opt['name']} goes on. Give it the name it had, or start a new one with the saved network "
                          'as path:pretrain_network_g.')
+    if state['iter'] > (total := opt['train']['total_iter']):  # the network of that iteration would become the latest
+        raise InputError(f"train:total_iter is {total}, and iteration {state['iter']} is saved already. Raise it to "
+                         'train on.')
     newest = max(saved_iterations(folder), default=0)
     if newest > state['iter'] and not opt['auto_resume'] and opt['rank'] == 0:
         print(f"{folder} holds later states too, up to iteration {newest}, which --auto_resume "

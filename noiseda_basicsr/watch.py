@@ -85,7 +85,7 @@ class Watch:
                 bar.close()
 
         def validation(dataloader, current_iter, *args, **options):
-            current_iter = min(current_iter, max(self.total, self.finished))  # BasicSR's loop ends at total + 1 ...
+            current_iter = min(current_iter, self.total)  # BasicSR's loop ends at total + 1 ...
             if self.validated.get(id(dataloader)) == current_iter:  # ... and then validates what it just has
                 return
             self.doing = 'validation'

@@ -235,7 +235,7 @@ class EngineModel(SRModel):
         Raises:
             InputError: It does not; told now, not by the first step or the first validation.
         """
-        side = data_sets['train'].get('gt_size')
+        side = data_sets.get('train', {}).get('gt_size')
         odd = (side, side + 1) if side and any(phase != 'train' for phase in data_sets) else (side,)
         for size in filter(None, odd):
             self.restore(torch.zeros(1, 3, size, size, device=self.device))
@@ -330,10 +330,6 @@ class EngineModel(SRModel):
 
     def resume_training(self, resume_state):
         """Continue as saved, but where the option file now says otherwise follow it, and say so."""
-        reached, total = resume_state['iter'], self.opt['train']['total_iter']
-        if reached > total:
-            raise InputError(f'train:total_iter is {total}, and iteration {reached} is saved already. Raise it to '
-                             'train on; nothing was changed.')
         before = json.loads(resume_state.get('options', '{}'))
         self.check_optimizers(resume_state, before.get('train', {}))
         for optimizer, saved in zip(self.optimizers, resume_state['optimizers'], strict=True):

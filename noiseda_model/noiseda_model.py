@@ -33,7 +33,7 @@ class NoiseDAModel(EngineModel):
         super().__init__(opt)
         check_sizes(opt, self.get_bare_model(self.net_g))
         if opt['is_train']:
-            self.try_out(opt['datasets'])
+            self.try_out(opt.get('datasets', {}))
 
     # ------------------------------------------------------------------ setting up
 

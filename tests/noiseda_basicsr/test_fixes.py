@@ -1,4 +1,5 @@
 """Each repair of BasicSR, against the fault it repairs."""
+import copy
 import itertools
 import logging
 import os
@@ -79,6 +80,7 @@ def test_a_failed_save_is_an_error_and_keeps_the_old_file(tmp_path, monkeypatch)
 
 def experiment(tmp_path, iterations):
     opt = {'name': 'a', 'auto_resume': True, 'rank': 0, 'network_g': {}, 'network_diffusion': {},
+           'train': {'total_iter': 20},
            'path': {'training_states': str(tmp_path / 'states'), 'models': str(tmp_path / 'models')}}
     for folder in ('states', 'models'):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -114,6 +116,19 @@ def test_to_resume_where_no_state_is_complete_is_refused(tmp_path):
     (tmp_path / 'models/net_diffusion_10.pth').unlink()
     with pytest.raises(InputError, match='of the states in .* none is complete'):
         checkpoint.load_resume_state(opt)
+
+
+@pytest.mark.parametrize('auto_resume', [False, True])
+def test_a_training_shorter_than_what_is_saved_is_refused(auto_resume, tmp_path):
+    """The network of iteration 10 would take the place of net_g_latest.pth, which may be of a later one."""
+    opt = experiment(tmp_path, [10])
+    if not auto_resume:
+        opt |= {'auto_resume': False, 'path': {**opt['path'], 'resume_state': str(tmp_path / 'states/10.state')}}
+    opt['train']['total_iter'] = 9
+    with pytest.raises(InputError, match='train:total_iter is 9, and iteration 10 is saved already. Raise it'):
+        checkpoint.load_resume_state(copy.deepcopy(opt))
+    opt['train']['total_iter'] = 10  # the end of a finished training may be come to again
+    assert checkpoint.load_resume_state(opt)['iter'] == 10
 
 
 @pytest.mark.parametrize('auto_resume', [False, True])

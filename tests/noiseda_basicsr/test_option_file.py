@@ -182,7 +182,7 @@ def test_a_folder_in_which_another_process_trains_is_left_to_it(tmp_path):
     path = tmp_path / 'run'
     (path / 'training_states').mkdir(parents=True)
     torch.save({'iter': 3, 'epoch': 0}, path / 'training_states/3.state')
-    opt = {'auto_resume': True, 'rank': 0,
+    opt = {'auto_resume': True, 'rank': 0, 'train': {'total_iter': 9},
            'path': {'models': str(path), 'training_states': str(path / 'training_states')}}
     hold = ('import sys; from noiseda_basicsr.folders import hold\n'
             'lock = hold(sys.argv[1]); print("held", flush=True); sys.stdin.read()')
