@@ -194,5 +194,6 @@ def registry_get(self, name, suffix='basicsr'):
             return self._obj_map[candidate]
     near = difflib.get_close_matches(str(name), self._obj_map, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(self._obj_map))}."
-    raise InputError(f"No {self._name} is called {name!r}; {hint} One of your own needs a line that imports its file: "
-                     'my_file: !!python/name:my_file.NAME (docs/networks.md).')
+    if self._name == 'arch':
+        hint += ' One of your own needs a line that imports it, my_file: !!python/name:my_file.NAME (docs/networks.md).'
+    raise InputError(f"No {self._name} is called {name!r}; {hint}")

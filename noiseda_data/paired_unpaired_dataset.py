@@ -159,7 +159,7 @@ class PairedUnpairedDataset(Dataset):
         self.broken[str(error)] = self.broken.get(str(error), 0) + 1
 
     def _tell_of_small_images(self):
-        """Once, in one of the processes that read."""
+        """Once a process, and of several that read in the first."""
         worker = get_worker_info()
         if not self.small_ones_told and (worker is None or worker.id == 0):
             get_root_logger().warning(f"Images smaller than a patch (gt_size {self.opt['gt_size']}) are extended by "

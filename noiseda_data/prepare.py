@@ -160,14 +160,13 @@ def _is_done(path, store, crop, step, raw):
         kind = 'raw pixels' if isinstance(there, RawStore) else 'PNGs'
         raise InputError(f'{path}: exists as {kind}, {f"cut at {longest.pop()}" if longest else "not cut"}, other than '
                          'asked for. Remove it, or choose another --dst.')
-    [(most, count)] = entries.most_common(1)  # small images are in one piece, however far apart the others are cut
-    if count != len(sub_images(store.read(wanted[most]), crop, step or crop)):
-        raise InputError(f'{path}: exists, cut at another distance than asked for (--step). Remove it, or choose '
-                         'another --dst.')
-    for name in {most, min(wanted), max(wanted)}:  # files of other data sets are often called alike
+    [(largest, _)] = entries.most_common(1)  # small images are in one piece, however far apart the others are cut
+    for name in dict.fromkeys((largest, min(wanted), max(wanted))):  # files of other data sets are often called alike
         pieces = sub_images(store.read(wanted[name]), crop, step or crop)
-        if not all(name + suffix in there.entries and np.array_equal(there.read(name + suffix), piece)
-                   for suffix, piece in pieces):
+        if entries[name] != len(pieces):
+            raise InputError(f'{path}: exists, cut at another distance than asked for (--step), or of other images. '
+                             'Remove it, or choose another --dst.')
+        if not all(np.array_equal(there.read(name + suffix), piece) for suffix, piece in pieces):
             raise InputError(f'{path}: exists, and its {name} is not that of --src, {store.location(wanted[name])}. '
                              'Remove it, or choose another --dst.')
     return True

@@ -106,12 +106,16 @@ def check_name(path):
     try:
         path.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f'{path.encode(errors="backslashreplace").decode()}: the name is not UTF-8; rename it.') \
-            from error
+        raise InputError(f'{printable(path)}: the name is not UTF-8; rename it.') from error
+
+
+def printable(path):
+    """A file name for a message, whatever bytes it has."""
+    return path.encode(errors='backslashreplace').decode()
 
 
 def files_below(folder):
-    """Paths below ``folder``, hidden ones left out; links to folders are followed, but not in circles.
+    """Paths below ``folder``, hidden ones left out; links to folders are followed, but each folder is read once.
 
     Raises:
         InputError: A folder there may not be read.
@@ -126,7 +130,8 @@ def files_below(folder):
             folders.clear()
             continue
         walked.add(osp.realpath(parent))
-        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        folders[:] = sorted((name for name in folders if not name.startswith('.')),
+                            key=lambda name: (osp.islink(osp.join(parent, name)), name))  # noqa: B023
         yield from (osp.relpath(osp.join(parent, name), folder) for name in names if not name.startswith('.'))
 
 

@@ -192,6 +192,7 @@ def load_model(folder, iteration, option_file=None):
         InputError: A file is broken, or a network is not noted.
     """
     options = json.loads(load_checkpoint(osp.join(folder, 'training_states', f'{iteration}.state'))['options'])
+    options['datasets'] = {'train': options['datasets']['train']}  # nothing is validated
     files = {net: _weights(folder, net, iteration) for net in NETWORKS}
     named = read_option_file(option_file) if option_file else {}
     for net, file in files.items():

@@ -229,16 +229,16 @@ class EngineModel(SRModel):
         net.train(was_training)
         return output
 
-    def try_out(self, data_sets):
-        """Whether the network restores images, of the patches' size and of odd ones where some are to be validated.
+    def try_out(self):
+        """Before a training: restore an image of a patch's size and, where images are validated, of one pixel more.
 
         Raises:
-            InputError: It does not; told now, not by the first step or the first validation.
+            InputError: The network does not; told now, not by the first step or the first validation.
         """
-        side = data_sets.get('train', {}).get('gt_size')
-        odd = (side, side + 1) if side and any(phase != 'train' for phase in data_sets) else (side,)
-        for size in filter(None, odd):
-            self.restore(torch.zeros(1, 3, size, size, device=self.device))
+        data_sets = self.opt.get('datasets', {})
+        if side := data_sets.get('train', {}).get('gt_size'):
+            for size in [side, side + 1] if len(data_sets) > 1 else [side]:
+                self.restore(torch.zeros(1, 3, size, size, device=self.device))
 
     def evaluation_net(self):
         return self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)

@@ -15,42 +15,59 @@ from noiseda_basicsr import InputError
 TILES = (2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64)  # sides that fitting_tile chooses from
 
 
-def apply(net, image):
+def apply(net, image, source=None):
     """``net(image)``, where the network may be anybody's.
 
     Args:
         net (nn.Module)
         image (Tensor): (B, 3, H, W).
+        source (str): The file the image is of, to name it in an error.
 
     Returns:
         Tensor: (B, 3, H, W).
 
     Raises:
-        InputError: The network fails, or gives something else than an image of that size. A full memory is no fault of
-            the network and stays as it is, see :func:`is_out_of_memory`.
+        InputError: The network fails, or gives something else than an image of that size. A full memory and errors of
+            the GPU are no fault of the network, and stay as they are.
     """
-    name, size = type(net).__name__, f'{image.shape[-1]}x{image.shape[-2]}'
     try:
         output = net(image)
     except Exception as error:
-        if isinstance(error, InputError) or is_out_of_memory(error):
+        if isinstance(error, InputError) or is_out_of_memory(error) or 'CUDA error' in str(error):
             raise
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if '/torch/' not in frame.filename]
-        place = f'{osp.basename(frames[-1].filename)}, line {frames[-1].lineno}'
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:300]
-        raise InputError(f'{name} does not take an RGB image of {size} ({reason}; {place}). If it takes certain sizes '
+        raise InputError(f'{f"{source}: " if source else ""}{type(net).__name__} does not take an RGB image of '
+                         f'{image.shape[-1]}x{image.shape[-2]} ({reason}; {_place(error)}). If it takes certain sizes '
                          'only, say so: size_multiple in its class, or val:size_multiple (docs/networks.md).') \
             from error
+    check_output(net, image, output)
+    return output
+
+
+def check_output(net, image, output):
+    """Refuse what is no image of the size of ``image``.
+
+    Raises:
+        InputError
+    """
     if not isinstance(output, torch.Tensor) or output.shape != image.shape:
         given = tuple(output.shape) if isinstance(output, torch.Tensor) else f'a {type(output).__name__}'
-        raise InputError(f'{name} turns {tuple(image.shape)} into {given}; it must map an image to an image of the '
-                         'same size and channels.')
-    return output
+        raise InputError(f'{type(net).__name__} turns {tuple(image.shape)} into {given}; it must map an image to an '
+                         'image of the same size and channels.')
 
 
 def is_out_of_memory(error):
     """Whether torch ran out of memory, of a GPU or of this machine."""
-    return isinstance(error, torch.OutOfMemoryError) or 'DefaultCPUAllocator' in str(error)
+    words = ('DefaultCPUAllocator', 'out of memory', 'ALLOC_FAILED')  # of the CPU; of MPS; of cuBLAS and cuDNN
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+def _place(error):
+    """The last line of the user's own code on the way to an error, or of anybody's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames[1:] if '-packages' not in frame.filename]  # site-, and Debian's dist-
+    last = (own or frames)[-1]
+    return f'{osp.basename(last.filename)}, line {last.lineno}'
 
 
 def restore(net, image, size_multiple=None, tile=None, tile_overlap=32):

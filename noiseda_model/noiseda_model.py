@@ -13,6 +13,7 @@ from torchvision.utils import make_grid
 from noiseda_basicsr import InputError
 from noiseda_model import diffusion
 from noiseda_model.engine_model import EngineModel
+from noiseda_model.inference import check_output
 from noiseda_model.monitor import ShortcutMonitor
 from noiseda_model.options import check_networks, check_sizes, check_validation, read_diffusion_options
 
@@ -32,8 +33,7 @@ class NoiseDAModel(EngineModel):
         self.diffusion_opt = read_diffusion_options(opt) if opt['is_train'] else None
         super().__init__(opt)
         check_sizes(opt, self.get_bare_model(self.net_g))
-        if opt['is_train']:
-            self.try_out(opt.get('datasets', {}))
+        self.try_out()
 
     # ------------------------------------------------------------------ setting up
 
@@ -125,6 +125,7 @@ class NoiseDAModel(EngineModel):
             restored, restored_real = self.forward(self.net_g, part.lq), self.forward(self.net_g, part.real)
         else:
             restored, restored_real = self.forward(self.net_g, torch.cat([part.lq, part.real])).chunk(2)
+        check_output(self.get_bare_model(self.net_g), part.lq, restored)
         return restored, restored_real
 
     def restoration_loss(self, restored, gt):

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_data.photo import WRITERS, Photo, kind
-from noiseda_data.store import files_below
+from noiseda_data.store import files_below, printable
 from noiseda_model.commands import make_folder, refuse_overwriting
 from noiseda_model.engine import DTYPES
 from noiseda_model.restorer import OVERLAP, SHIPPED, Restorer
@@ -171,7 +171,7 @@ def run(args):
     files = plan(args.input, out, args.format and f'.{args.format}')
     if others := left_out(args.input):
         kinds = ', '.join(sorted(ending[1:] for ending in WRITERS))
-        print(f'Left out, as of other kinds than {kinds}: {len(others)}, {others[0]} for example.')
+        print(f'Left out, as of other kinds than {kinds}: {len(others)}, {printable(others[0])} for example.')
     todo = {target: source for target, source in files.items() if args.overwrite or not osp.exists(target)}
     if len(todo) < len(files):
         print(f'{len(files) - len(todo)} of {len(files)} photos are restored already, with the weights given then; '

@@ -173,19 +173,17 @@ class Restorer:
             if is_out_of_memory(error):
                 raise InputError(f'{source}: the memory is full; give a smaller --tile (now {self.tile or "none"}) or '
                                  '--batch 1, or restore on another --device.') from error
-            if isinstance(error, InputError) and source not in str(error):  # of the network, which knows no files
-                raise InputError(f'{source}: {error}') from error
             raise
         return writer
 
     @torch.no_grad()
-    def strips(self, read_rows, height, width, name='an image'):
+    def strips(self, read_rows, height, width, source=None):
         """Restore from top to bottom.
 
         Args:
             read_rows (Callable): (top, bottom) -> (rows, width, 3), RGB, uint8 or uint16.
             height, width (int): Of the image.
-            name (str): What to call it in an error.
+            source (str): Its file, to name it in an error.
 
         Yields:
             ndarray: (rows, width, 3), float32 in [0, 1], the next rows.
@@ -199,17 +197,19 @@ class Restorer:
 
         tile = self.tile or max(height, width) + self.rule['multiple']  # one that covers the image
         overlap = self.overlap if self.tile else 0
-        strips = restore_strips(self._network, to_tensor, height, width, self.rule, tile, overlap, self.batch)
+        net = partial(self._network, source=source)
+        strips = restore_strips(net, to_tensor, height, width, self.rule, tile, overlap, self.batch)
         for strip in strips:
             if not strip.isfinite().all():
                 half = self.dtype == torch.float16
                 remedy = 'Take --precision fp32 or bf16.' if half else 'They are damaged; take other ones.'
-                raise InputError(f'{self.weights}: these weights restore {name} to NaN or infinity. {remedy}')
+                raise InputError(f'{self.weights}: these weights restore {source or "an image"} to NaN or infinity. '
+                                 f'{remedy}')
             yield strip[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()
 
-    def _network(self, tiles):
+    def _network(self, tiles, source=None):
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            net = partial(apply, self.net)
+            net = partial(apply, self.net, source=source)
             return (self_ensemble(net, tiles) if self.ensemble else net(tiles)).float()
 
     def _free(self):

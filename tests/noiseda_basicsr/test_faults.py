@@ -161,7 +161,7 @@ def test_a_state_of_any_name_and_another_batch_size_is_resumed_to_the_end(work):
     assert (state / '30.state').is_file()
 
 
-def test_the_last_validation_bears_the_last_iteration_and_a_shorter_training_replaces_nothing(work):
+def test_the_last_validation_bears_the_last_iteration_and_an_earlier_end_is_refused(work):
     output = run([*command('validated', 'datasets:train:num_worker_per_gpu=0', total=4), 'val:val_freq=4'], work).stdout
     assert output.count('# psnr') == 1 and '@ 4 iter' in output and '@ 5 iter' not in output, output
     latest, saved = result(work, 'validated'), iterations_saved(work, 'validated')

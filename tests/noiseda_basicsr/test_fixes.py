@@ -271,6 +271,14 @@ def parsed(monkeypatch, is_train=False, **changes):
     return launch.parse_options('.', is_train)[0]
 
 
+def test_processes_of_torchrun_that_know_of_each_other_are_right(monkeypatch):
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'x')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert parsed(monkeypatch, dist=True)['dist']
+    monkeypatch.delenv('TORCHELASTIC_RUN_ID')
+    assert not parsed(monkeypatch)['dist']  # a cluster may set the other for reasons of its own
+
+
 def test_of_several_gpus_one_is_used_without_torchrun(monkeypatch, capsys):
     assert parsed(monkeypatch)['num_gpu'] == 1
     assert 'torchrun --nproc_per_node=2' in capsys.readouterr().out

@@ -187,7 +187,7 @@ def trained(tmp_path, image_folder):
     model = build(small_opt(tmp_path / 'experiments/small', datasets__train={
         'name': 'train', 'type': 'PairedUnpairedDataset', 'dataroot_gt': image_folder('gt', seed=1), 'gt_size': SIZE,
         'degradation': {'type': 'awgn', 'sigma': 25}, 'dataroot_real': image_folder('real', seed=2),
-        'batch_size_per_gpu': 2}))
+        'batch_size_per_gpu': 2}, datasets__val={'name': 'val'}))
     for iteration in (10, 2):
         for parameter in model.net_g.parameters():
             parameter.data *= 0.9  # so that trained and averaged weights differ
@@ -203,6 +203,7 @@ def test_the_command_writes_what_diagnose_computes(trained, tmp_path):
         rows = list(csv.DictReader(file))
     assert [(row['run'], row['iteration']) for row in rows[::4]] == [('small', '2'), ('small', '10')]
     model = load_model(str(trained[0]), 10)
+    assert model.opt['datasets'].keys() == {'train'}  # with others it would be tried out on other sizes than trained
     saved = torch.load(trained[0] / 'models/net_g_10.pth')['params']
     assert all(torch.equal(weights(model)[f'net_g.{key}'], value) for key, value in saved.items())
     batches = read_probes(model, trained[2], trained[4])
@@ -242,7 +243,7 @@ def test_what_a_user_can_get_wrong(trained, tmp_path, capsys):
     assert 'holds one photo' in message(capsys, *trained, '--lq', tmp_path / 'one')
     file = trained[0] / 'models/net_g_2.pth'
     content = torch.load(file)
-    torch.save({**content, 'network_g': {'type': 'Mine'}}, file)
+    torch.save({**content, 'network_g': {'type': 'Mine'}}, file)  # a class that is not imported here
     assert 'is of the network Mine, which is not registered; give the option file' in message(capsys, *trained)
     del content['network_g']
     torch.save(content, file)

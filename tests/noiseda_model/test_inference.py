@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from noiseda_basicsr import InputError
 from noiseda_model.inference import fitting_tile, restore, restore_strips, self_ensemble
 
 side = st.integers(1, 23)
@@ -216,3 +217,26 @@ def test_samples_of_a_batch_and_channels_do_not_mix():
 def test_output_is_not_clipped():
     image = torch.tensor([-0.5, 1.5]).view(1, 1, 1, 2)
     assert torch.equal(restore(nn.Identity(), image), image)
+
+
+@pytest.mark.parametrize('tile', [None, 8])
+@pytest.mark.parametrize('error, is_the_networks', [
+    (torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'), False),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), False),
+    (RuntimeError('MPS backend out of memory'), False),
+    (RuntimeError('CUDNN_STATUS_ALLOC_FAILED'), False),
+    (RuntimeError('CUDA error: no kernel image is available'), False),
+    (InputError('x.pth: what it says'), False),
+    (RuntimeError('Sizes of tensors must match'), True),
+    (TypeError('unsupported'), True),
+])
+def test_what_is_the_fault_of_the_network_and_what_is_not(error, is_the_networks, tile):
+    class Failing(nn.Module):
+        def forward(self, image):
+            raise error
+
+    expected = (InputError, 'Failing does not take an RGB image of .*test_inference.py') if is_the_networks else (
+        type(error), '')
+    with pytest.raises(expected[0], match=expected[1]) as told:
+        restore(Failing(), torch.zeros(1, 3, 16, 16), tile=tile, tile_overlap=0)
+    assert (told.value is error) != is_the_networks

@@ -10,7 +10,6 @@ from basicsr.archs import build_network
 from basicsr.models import build_model
 from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
 from small import SIZE, assert_equal, batch, build, fixed_draws, networks, small_opt, step, weights
-from tiny_networks import TINY
 from torch import nn
 from torch.nn import functional as F
 
@@ -528,6 +527,7 @@ class Odd(nn.Module):
     def forward(self, image):
         ways = {'enlarges': lambda: F.interpolate(image, scale_factor=2) * self.scale, 'lists': lambda: [image],
                 'grey': lambda: F.conv2d(image, torch.ones(1, 1, 3, 3)), 'slips': lambda: image.nothing,
+                'slips in numpy': lambda: np.stack([np.zeros(2), np.zeros(3)]),
                 'halves': lambda: F.interpolate(image[..., ::2, ::2], scale_factor=2) * self.scale,
                 'halves and adds': lambda: image + F.interpolate(image[..., ::2, ::2], scale_factor=2) * self.scale}
         return ways[self.way]()
@@ -555,18 +555,40 @@ def test_a_network_for_certain_sizes_only_is_told_where_there_are_others_to_vali
     NoiseDAModel({**opt, 'val': {'val_freq': 1, 'size_multiple': 2}})
 
 
-def test_trying_the_network_out_changes_nothing(tmp_path):
-    def state(opt):
-        torch.manual_seed(0)
-        model = NoiseDAModel(opt)
-        return weights(model) | {'next': torch.rand(3)}, model.net_g.training
+@ARCH_REGISTRY.register()
+class Normalised(nn.Module):
+    """Draws at random and counts its batches, in training."""
 
-    opt = small_opt(tmp_path, network_g={'type': 'ECBSR', **TINY['ECBSR']}, train__ema_decay=0.9)
-    tried = state({**opt, 'datasets': {**opt['datasets'], 'val': {'name': 'val', 'dataroot_gt': 'gt'}}})
-    untried = copy.deepcopy(opt)
-    untried['datasets']['train'].pop('gt_size', None)
-    assert_equal(tried[0], state(untried)[0])
-    assert tried[1]
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Dropout(0.5))
+
+    def forward(self, image):
+        return self.net(image)
+
+
+def test_trying_the_network_out_changes_nothing(tmp_path):
+    opt = small_opt(tmp_path, network_g={'type': 'Normalised'}, train__ema_decay=0)
+    opt['datasets']['val'] = {'name': 'val', 'dataroot_gt': 'gt'}
+    model = NoiseDAModel(opt)
+    before, state = weights(model), torch.get_rng_state()
+    model.try_out()
+    assert_equal(weights(model), before)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.net_g.training and not model.restore(batch()['lq']).requires_grad
+
+
+def test_the_place_of_an_error_is_in_ones_own_file(tmp_path):
+    with pytest.raises(InputError, match=r'ValueError: .*; test_model.py, line \d+\)'):
+        NoiseDAModel(small_opt(tmp_path, network_g={'type': 'Odd', 'way': 'slips in numpy'}))
+
+
+def test_a_step_of_other_sizes_is_refused(tmp_path):
+    """A channel of its own in training, say, would be compared with all three."""
+    model = NoiseDAModel(small_opt(tmp_path))
+    model.net_g.forward = lambda image: image[:, :1]
+    with pytest.raises(InputError, match=r'RestorationUNet turns \(2, 3, 8, 8\) into \(2, 1, 8, 8\); it must map'):
+        step(model, 1, batch())
 
 
 def test_basicsr_builds_the_model_by_its_name(tmp_path):

@@ -141,7 +141,7 @@ def test_an_image_called_mean(image_folder, tmp_path):
 
 
 def test_full_memory_is_told_with_what_helps(test_set, network, tmp_path, monkeypatch):
-    def full(*args):
+    def full(*args, **options):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(Restorer, '_network', full)

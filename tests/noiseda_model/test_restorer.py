@@ -203,7 +203,7 @@ def test_automatic_tiles_follow_the_free_memory(weights, monkeypatch):
 
 
 def test_full_memory_is_told_with_what_helps(weights, photos, tmp_path, monkeypatch):
-    def full(*args):
+    def full(*args, **options):
         raise torch.OutOfMemoryError('CUDA out of memory.')
 
     monkeypatch.setattr(Restorer, '_network', full)
@@ -377,6 +377,18 @@ def test_bad_arguments_are_told_in_one_line(weights, photos, tmp_path, arguments
     code = command(photos, '-o', tmp_path / 'out', '--weights', weights, *arguments)
     assert code.startswith('error: ') and words in code and len(code.splitlines()) == 1
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_link_to_a_folder_beside_it_is_the_one_that_is_passed_over(photos):
+    (photos / 'a link').symlink_to(photos / 'below')
+    assert sorted(plan([str(photos)], 'out')) == ['out/a.png', 'out/below/b.jpg', 'out/below/deep/c.tif']
+
+
+def test_a_file_left_out_may_have_any_name(weights, photos, tmp_path, capsys):
+    open(os.fsencode(photos) + b'/caf\xe9.txt', 'w').close()
+    (photos / 'notes.txt').unlink()
+    assert command(photos, '-o', tmp_path / 'out', '--weights', weights) == 0
+    assert 'caf\\udce9.txt for example' in capsys.readouterr().out.encode().decode()  # what can be printed anywhere
 
 
 def test_what_is_left_out_is_told(weights, photos, tmp_path, capsys):
