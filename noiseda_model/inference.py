@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from noiseda_arch.padding import pad_to_multiple, size_rule
 from noiseda_basicsr import InputError
 
+FAULTS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError)  # in code
 TILES = (2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64)  # sides that fitting_tile chooses from
 
 
@@ -32,7 +33,7 @@ def apply(net, image, source=None):
     """
     try:
         output = net(image)
-    except Exception as error:
+    except FAULTS as error:
         if isinstance(error, InputError) or is_out_of_memory(error) or 'CUDA error' in str(error):
             raise
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:300]

@@ -73,7 +73,7 @@ def throughput(weights, photos, folder, options, rounds=3):
     """
     restorer, shapes = Restorer(weights, **options), set()
     network = restorer._network
-    restorer._network = lambda tiles: shapes.add(tuple(tiles.shape)) or network(tiles)
+    restorer._network = lambda tiles, **options: shapes.add(tuple(tiles.shape)) or network(tiles, **options)
     files = {osp.join(folder, f'{number}.jpg'): photo for number, photo in enumerate(photos)}
     pixels = len(photos) * Photo(photos[0]).width * Photo(photos[0]).height / 1e6
     rates = []
