@@ -159,15 +159,17 @@ def test_a_place_that_cannot_be_written_is_told(ending, tmp_path, monkeypatch):
         export(tiny('RestorationUNet'), str(tmp_path / f'net{ending}'))
 
 
-def test_a_full_disk_is_told_and_leaves_the_earlier_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize('ending, writer, kind', [
+    ('.safetensors', 'safetensors.torch.save_file', SafetensorError), ('.pth', 'torch.save', RuntimeError)])
+def test_a_full_disk_is_told_and_leaves_the_earlier_file(ending, writer, kind, tmp_path, monkeypatch):
     def full(*args, **options):
-        raise SafetensorError('Error while serializing: I/O error: No space left on device (os error 28)')
+        raise kind('I/O error: No space left on device (os error 28)')
 
-    path = tmp_path / 'net.safetensors'
+    path = tmp_path / f'net{ending}'
     export(tiny('RestorationUNet'), str(path))
     before = path.read_bytes()
-    monkeypatch.setattr('safetensors.torch.save_file', full)
-    with pytest.raises(InputError, match='net.safetensors: cannot be written .*No space left.*or make room'):
+    monkeypatch.setattr(writer, full)
+    with pytest.raises(InputError, match=f'net{ending}: .*written .*No space left.*Choose another place, or make room'):
         export(tiny('RestorationUNet'), str(path))
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
