@@ -131,7 +131,7 @@ def files_below(folder):
             continue
         walked.add(osp.realpath(parent))
         folders[:] = sorted((name for name in folders if not name.startswith('.')),
-                            key=lambda name: (osp.islink(osp.join(parent, name)), name))  # noqa: B023
+                            key=lambda name, parent=parent: (osp.islink(osp.join(parent, name)), name))  # links last
         yield from (osp.relpath(osp.join(parent, name), folder) for name in names if not name.startswith('.'))
 
 

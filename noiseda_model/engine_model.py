@@ -215,10 +215,11 @@ class EngineModel(SRModel):
 
     def test(self):
         """The averaged network where there is one; always the bare one, as rank 0 may be alone here."""
-        self.output = self.restore(self.lq)
+        self.output = self.restore_images(self.lq)
 
     @torch.no_grad()
-    def restore(self, images):
+    def restore_images(self, images):
+        """(B, 3, H, W), of any size, through the network that is evaluated."""
         net = self.evaluation_net()
         was_training = net.training
         net.eval()
@@ -238,7 +239,7 @@ class EngineModel(SRModel):
         data_sets = self.opt.get('datasets', {})
         if side := data_sets.get('train', {}).get('gt_size'):
             for size in [side, side + 1] if len(data_sets) > 1 else [side]:
-                self.restore(torch.zeros(1, 3, size, size, device=self.device))
+                self.restore_images(torch.zeros(1, 3, size, size, device=self.device))
 
     def evaluation_net(self):
         return self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)

@@ -196,7 +196,7 @@ class NoiseDAModel(EngineModel):
         columns = []
         for degraded in ('lq', 'real'):
             if degraded in batch:
-                columns += [batch[degraded], self.restore(batch[degraded])]
+                columns += [batch[degraded], self.restore_images(batch[degraded])]
             if degraded == 'lq':
                 columns.append(batch['gt'])
         rows = torch.stack(columns, dim=1).flatten(0, 1).clamp(0, 1).cpu()

@@ -575,7 +575,7 @@ def test_trying_the_network_out_changes_nothing(tmp_path):
     model.try_out()
     assert_equal(weights(model), before)
     assert torch.equal(torch.get_rng_state(), state)
-    assert model.net_g.training and not model.restore(batch()['lq']).requires_grad
+    assert model.net_g.training and not model.restore_images(batch()['lq']).requires_grad
 
 
 def test_the_place_of_an_error_is_in_ones_own_file(tmp_path):
