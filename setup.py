@@ -9,7 +9,7 @@ DOCS = ['latex2mathml', 'mkdocs-material', 'mkdocstrings[python]']
 
 setup(
     name='noiseda',
-    version='0.8.0',
+    version='0.9.0',
     description='Noise-space domain adaptation for image restoration: a BasicSR plugin (ICLR 2025)',
     long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import os
 import subprocess
+from collections import deque
 
 import basicsr.data.prefetch_dataloader as prefetch
 import basicsr.train
@@ -23,6 +24,7 @@ from noiseda_basicsr.lmdb_env import open_lmdb
 from noiseda_basicsr.sampler import ResumableSampler
 
 PATIENCE = datetime.timedelta(hours=2)
+WAITING, LINES = 0.3, 5  # share of an iteration spent waiting for images that is told, if as many lines in turn show it
 
 
 def apply_fixes():
@@ -149,15 +151,23 @@ def create_train_val_dataloader(opt, logger):
 
 
 class MessageLogger(basicsr.utils.MessageLogger):
-    """Counts the remaining time to 0 (BasicSR's ends at "eta: -1 day, 23:59:59"), and tells images/s."""
+    """Counts the remaining time to 0 (BasicSR's ends at "eta: -1 day, 23:59:59"), tells images/s, and slow reading."""
 
     def __init__(self, opt, start_iter=1, tb_logger=None):
         super().__init__(opt, start_iter, tb_logger)
         self.max_iters += 1
-        self.batch = opt['datasets']['train'].get('batch_size_per_gpu', 1) * opt['world_size']
+        self.train_set = opt['datasets']['train']
+        self.batch = self.train_set.get('batch_size_per_gpu', 1) * opt['world_size']
+        self.waiting = deque(maxlen=LINES)
 
     def __call__(self, log_vars):
         super().__call__({**log_vars, 'images_per_s': self.batch / log_vars['time']})
+        self.waiting.append(log_vars['data_time'] / log_vars['time'])
+        if len(self.waiting) == LINES and min(self.waiting) > WAITING:
+            workers = self.train_set.get('num_worker_per_gpu', 0)
+            self.logger.warning(f'{self.waiting[-1]:.0%} of the time goes into waiting for images. Raise datasets:'
+                                f'train:num_worker_per_gpu ({workers} now) or read raw LMDBs (create_lmdb.py --raw).')
+            self.waiting = deque(maxlen=0)  # once is enough
 
 
 def prefetch_run(self):

@@ -26,6 +26,22 @@ def test_forced_values_arrive_with_their_type(text, value):
     assert parsed == value and type(parsed) is type(value)
 
 
+def test_slow_reading_is_told_once(caplog, monkeypatch):
+    """Five lines in turn in which more than 30 % of the time went into waiting; a start or an epoch's end is none."""
+    opt = {'name': 'slow', 'logger': {'print_freq': 1, 'use_tb_logger': False}, 'train': {'total_iter': 99},
+           'datasets': {'train': {'num_worker_per_gpu': 3}}, 'world_size': 1}
+    log = fixes.MessageLogger(opt)
+    monkeypatch.setattr(log.logger, 'propagate', True)
+    told = []
+    for number, share in enumerate([0.9] * 4 + [0.2] + [0.31] * 12, 1):
+        log({'epoch': 0, 'iter': number, 'lrs': [1e-4], 'time': 0.2, 'data_time': 0.2 * share})
+        told.append([record.getMessage() for record in caplog.records if record.levelname == 'WARNING'])
+    assert not told[8]
+    assert told[9] == told[-1]
+    message, = told[-1]
+    assert message.startswith('31% of the time') and 'num_worker_per_gpu (3 now)' in message
+
+
 class Failing(Dataset):
 
     def __len__(self):
