@@ -1,7 +1,10 @@
 """A trained network on photos."""
+import contextlib
 import copy
+import re
 from functools import partial
 from os import path as osp
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -19,6 +22,7 @@ from noiseda_model.inference import apply, fitting_tile, is_out_of_memory, resto
 from noiseda_model.options import check_networks, check_registered, read_network, read_option_file
 
 SHIPPED = osp.join(osp.dirname(__file__), 'weights', 'denoise.pth')  # of noisy photos; README.md is beside it
+CGROUP = '/sys/fs/cgroup'  # where a container finds its own limits (version 2)
 OVERLAP = 32  # pixels that neighbouring tiles share; docs/restore.md has what it leaves of the seams
 
 
@@ -215,7 +219,17 @@ class Restorer:
     def _free(self):
         if self.device.type == 'cuda':
             return torch.cuda.mem_get_info(self.device)[0]
-        return psutil.virtual_memory().available
+        return _free_memory()
+
+
+def _free_memory():
+    """Bytes that this process may still take: of the machine, or of its container if that has less."""
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+        limit, used = (int(Path(CGROUP, f'memory.{name}').read_text()) for name in ('max', 'current'))
+        unused_cache = re.search(r'^inactive_file (\d+)', Path(CGROUP, 'memory.stat').read_text(), re.M)
+        free = min(free, limit - used + int(unused_cache[1]))
+    return free
 
 
 def _device(name):

@@ -1,9 +1,11 @@
 """noiseda-restore: what BasicSR's test restores, on the files people have."""
 import os
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import safetensors.torch
 import torch
@@ -200,6 +202,18 @@ def test_automatic_tiles_follow_the_free_memory(weights, monkeypatch):
     assert tile(2**40).tile == 2048
     assert tile(1).tile == 64 and tile(1).overlap == 16
     assert 64 < tile(20 * 2**20).tile < 2048
+
+
+@pytest.mark.parametrize('limit, free', [('3000', 1200), ('max', 10**6), (None, 10**6), ('10000000', 10**6)])
+def test_free_memory_is_that_of_the_container(limit, free, tmp_path, monkeypatch):
+    """Of 3000 bytes 2000 are used, 200 of them by files that need not stay."""
+    monkeypatch.setattr(module, 'CGROUP', tmp_path)
+    monkeypatch.setattr(psutil, 'virtual_memory', lambda: SimpleNamespace(available=10**6))
+    if limit:
+        (tmp_path / 'memory.max').write_text(f'{limit}\n')
+        (tmp_path / 'memory.current').write_text('2000\n')
+        (tmp_path / 'memory.stat').write_text('anon 1800\ninactive_file 200\nactive_file 0\n')
+    assert module._free_memory() == free
 
 
 def test_full_memory_is_told_with_what_helps(weights, photos, tmp_path, monkeypatch):
