@@ -157,10 +157,15 @@ def parse_options(root_path, is_train=True):
     set_random_seed(opt['manual_seed'] + opt['rank'])  # BasicSR seeds before --force_yml manual_seed=... is read
     if not torch.cuda.is_available():
         _fit_to_cpu(opt)
+    elif opt['num_gpu'] == 0 and opt['dist']:
+        raise InputError('num_gpu: 0 with a launcher: the processes would talk to each other through the GPUs. Hide '
+                         'these, CUDA_VISIBLE_DEVICES= torchrun ..., or set num_gpu: auto.')
     elif opt['num_gpu'] > 1 and not opt['dist']:
         print(f"Of {opt['num_gpu']} GPUs one is used; for all: torchrun --nproc_per_node={opt['num_gpu']} ... "
               '--launcher pytorch (docs/performance.md).', flush=True)
         opt['num_gpu'] = 1  # torch's DataParallel runs compiled and recomputed networks with the first GPU's weights
+    if train_set.get('prefetch_mode') == 'cuda':
+        train_set['pin_memory'] = True  # BasicSR demands it
     return opt, args
 
 

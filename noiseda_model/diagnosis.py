@@ -193,6 +193,9 @@ def load_model(folder, iteration, option_file=None):
     """
     options = json.loads(load_checkpoint(osp.join(folder, 'training_states', f'{iteration}.state'))['options'])
     options['datasets'] = {'train': options['datasets']['train']}  # nothing is validated
+    engine = options['train'].get('engine') or {}  # of it what saves memory: fp16 needs a scaler, a look no compiling
+    options['train']['engine'] = {'activation_checkpointing': engine.get('activation_checkpointing', [])}
+    options['datasets']['train']['batch_size_per_gpu'] //= engine.get('accumulate', 1)
     files = {net: _weights(folder, net, iteration) for net in NETWORKS}
     named = read_option_file(option_file) if option_file else {}
     for net, file in files.items():

@@ -29,6 +29,17 @@ def prepare_network(net, channels_last=False, recompute=False, compiled=False):
     return net
 
 
+def lay_out_as_parameters(optimizer):
+    """Lay every moment of an optimizer out in memory as its parameter: fused optimizers take it for granted.
+
+    A state saved before ``channels_last`` was switched on, or off, has the other layout.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if name != 'step' and torch.is_tensor(value) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value)
+
+
 def recompute_blocks(net):
     """Activation checkpointing of any network: keep the inputs of its blocks, compute the rest again going backward.
 

@@ -17,8 +17,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.data import DataLoader, Subset
 
 from noiseda_basicsr import InputError, checkpoint
-from noiseda_model.engine import DTYPES, has_native_bf16, prepare_network
-from noiseda_model.inference import restore
+from noiseda_model.engine import DTYPES, has_native_bf16, lay_out_as_parameters, prepare_network
+from noiseda_model.inference import is_out_of_memory, restore
 from noiseda_model.options import KNOWN_KEYS, check_optimizer, check_training, differences, read_engine_options
 
 STREAMS = ('lq', 'gt', 'real', 'ref')
@@ -46,6 +46,8 @@ class EngineModel(SRModel):
         if self.scaler.is_enabled() and self.device.type == 'cpu':
             get_root_logger().warning('train:engine:precision is fp16, which a CPU is slow at: take fp32, or bf16.')
         super().init_training_settings()
+        if self.engine['channels_last'] and hasattr(self, 'net_g_ema'):
+            self.net_g_ema.to(memory_format=torch.channels_last)  # else its update is one operation a parameter
 
     def trained_networks(self):
         """Name -> network, in the order of ``self.optimizers``; files are called net_<name>_<iteration>.pth."""
@@ -226,7 +228,14 @@ class EngineModel(SRModel):
         keys = ('size_multiple', 'tile', 'tile_overlap')
         options = self.opt.get('val') or {}
         with torch.compiler.set_stance('force_eager'):  # photos of any size are not worth compiling for
-            output = restore(net, images, **{key: options[key] for key in keys if key in options})
+            try:
+                output = restore(net, images, **{key: options[key] for key in keys if key in options})
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                height, width = images.shape[-2:]
+                raise InputError(f'The memory is full, restoring an image of {width}x{height}. Set val:tile: 512, or '
+                                 'less.') from error
         net.train(was_training)
         return output
 
@@ -334,10 +343,10 @@ class EngineModel(SRModel):
         before = json.loads(resume_state.get('options', '{}'))
         self.check_optimizers(resume_state, before.get('train', {}))
         for optimizer, saved in zip(self.optimizers, resume_state['optimizers'], strict=True):
-            fresh = [dict(group) for group in optimizer.param_groups]
-            optimizer.load_state_dict(saved)
-            for group, options in zip(optimizer.param_groups, fresh, strict=True):
-                group.update(options)
+            groups = [{**group, 'params': then['params']}
+                      for group, then in zip(optimizer.param_groups, saved['param_groups'], strict=True)]
+            optimizer.load_state_dict({**saved, 'param_groups': groups})
+            lay_out_as_parameters(optimizer)
         self.replay_schedules(resume_state['iter'])
         if resume_state.get('scaler'):
             self.scaler.load_state_dict(resume_state['scaler'])

@@ -13,6 +13,7 @@ from noiseda_arch.padding import pad_to_multiple, size_rule
 from noiseda_basicsr import InputError
 
 FAULTS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError)  # in code
+OF_THE_GPU = ('CUDA error', 'cuDNN error', 'unable to find an engine')  # the last two of cuDNN
 TILES = (2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64)  # sides that fitting_tile chooses from
 
 
@@ -34,7 +35,7 @@ def apply(net, image, source=None):
     try:
         output = net(image)
     except FAULTS as error:
-        if isinstance(error, InputError) or is_out_of_memory(error) or 'CUDA error' in str(error):
+        if isinstance(error, InputError) or is_out_of_memory(error) or any(word in str(error) for word in OF_THE_GPU):
             raise
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:300]
         raise InputError(f'{f"{source}: " if source else ""}{type(net).__name__} does not take an RGB image of '

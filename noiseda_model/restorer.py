@@ -218,7 +218,8 @@ class Restorer:
 
     def _free(self):
         if self.device.type == 'cuda':
-            return torch.cuda.mem_get_info(self.device)[0]
+            unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)  # but kept
+            return torch.cuda.mem_get_info(self.device)[0] + unused
         return _free_memory()
 
 
@@ -234,7 +235,7 @@ def _free_memory():
 
 def _device(name):
     try:
-        torch.empty(0, device=name)
+        (torch.ones(1, device=name) + 1).item()  # an old GPU may be seen, but not computed on
     except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
         reason = str(error).splitlines()[0]
         raise InputError(f'--device {name}: not usable here ({reason})') from error

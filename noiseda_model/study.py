@@ -34,6 +34,7 @@ from os import path as osp
 from string import Template
 from typing import NamedTuple
 
+import torch
 import yaml
 
 from noiseda_basicsr import InputError, errors_in_one_line
@@ -268,6 +269,7 @@ def _run_study(study, path, processes, tell):
         train(training, processes)
         domain = study['domains'][cell[1]]
         figures = measure(training, domain, study['metrics'])
+        torch.cuda.empty_cache()  # the next training is another process
         iterations, seconds = cost(training)
         key, photos = tuple(map(str, cell)), photos_of(domain)
         before = rows.get(key, {})  # it may hold other metrics

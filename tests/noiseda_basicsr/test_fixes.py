@@ -26,20 +26,18 @@ def test_forced_values_arrive_with_their_type(text, value):
     assert parsed == value and type(parsed) is type(value)
 
 
-def test_slow_reading_is_told_once(caplog, monkeypatch):
+def test_slow_reading_is_told_once():
     """Five lines in turn in which more than 30 % of the time went into waiting; a start or an epoch's end is none."""
-    opt = {'name': 'slow', 'logger': {'print_freq': 1, 'use_tb_logger': False}, 'train': {'total_iter': 99},
-           'datasets': {'train': {'num_worker_per_gpu': 3}}, 'world_size': 1}
-    log = fixes.MessageLogger(opt)
-    monkeypatch.setattr(log.logger, 'propagate', True)
-    told = []
+    log = fixes.MessageLogger({
+        'name': 'slow', 'logger': {'print_freq': 1, 'use_tb_logger': False}, 'train': {'total_iter': 99},
+        'datasets': {'train': {'num_worker_per_gpu': 3}}, 'world_size': 1})
+    told, after = [], []
+    log.logger = SimpleNamespace(info=lambda line: None, warning=told.append)
     for number, share in enumerate([0.9] * 4 + [0.2] + [0.31] * 12, 1):
         log({'epoch': 0, 'iter': number, 'lrs': [1e-4], 'time': 0.2, 'data_time': 0.2 * share})
-        told.append([record.getMessage() for record in caplog.records if record.levelname == 'WARNING'])
-    assert not told[8]
-    assert told[9] == told[-1]
-    message, = told[-1]
-    assert message.startswith('31% of the time') and 'num_worker_per_gpu (3 now)' in message
+        after.append(len(told))
+    assert after == [0] * 9 + [1] * 8
+    assert told[0].startswith('31% of the time') and 'num_worker_per_gpu (3 now)' in told[0]
 
 
 class Failing(Dataset):
@@ -302,6 +300,12 @@ def test_of_several_gpus_one_is_used_without_torchrun(monkeypatch, capsys):
     assert not capsys.readouterr().out
 
 
+def test_processes_on_cpus_beside_gpus_are_refused(monkeypatch):
+    with pytest.raises(InputError, match='num_gpu: 0 with a launcher.*CUDA_VISIBLE_DEVICES='):
+        parsed(monkeypatch, dist=True, num_gpu=0)
+    assert parsed(monkeypatch, num_gpu=0)['num_gpu'] == 0
+
+
 def test_the_copy_of_the_option_file_is_refused(monkeypatch, tmp_path):
     """BasicSR would copy it onto itself, or put it aside with its folder."""
     monkeypatch.chdir(tmp_path)
@@ -309,12 +313,20 @@ def test_the_copy_of_the_option_file_is_refused(monkeypatch, tmp_path):
         parsed(monkeypatch, path={'experiments_root': str(tmp_path)})
 
 
+def parsed_train_set(monkeypatch, **changes):
+    train_set = {'name': 'a', 'type': 'b', 'batch_size_per_gpu': 1, 'num_worker_per_gpu': 1, **changes}
+    return parsed(monkeypatch, True, datasets={'train': train_set}, train={'total_iter': 1, 'optim_g': {}}, val=None,
+                  logger={'print_freq': 1, 'save_checkpoint_freq': 1, 'use_tb_logger': False})['datasets']['train']
+
+
 def test_without_workers_none_are_kept(monkeypatch):
     """torch refuses persistent_workers then, which the option files ask for."""
     for workers in (0, 1):
-        train_set = {'name': 'a', 'type': 'b', 'batch_size_per_gpu': 1, 'num_worker_per_gpu': workers,
-                     'persistent_workers': True}
-        changes = {'datasets': {'train': train_set}, 'train': {'total_iter': 1, 'optim_g': {}}, 'val': None,
-                   'logger': {'print_freq': 1, 'save_checkpoint_freq': 1, 'use_tb_logger': False}}
-        kept = parsed(monkeypatch, True, **changes)['datasets']['train'].get('persistent_workers', False)
-        assert kept == (workers > 0)
+        train_set = parsed_train_set(monkeypatch, num_worker_per_gpu=workers, persistent_workers=True)
+        assert train_set.get('persistent_workers', False) == (workers > 0)
+
+
+def test_prefetching_to_the_gpu_pins_memory(monkeypatch):
+    """BasicSR refuses it otherwise, after the networks are built."""
+    assert parsed_train_set(monkeypatch, prefetch_mode='cuda')['pin_memory']
+    assert 'pin_memory' not in parsed_train_set(monkeypatch, prefetch_mode='cpu')

@@ -1,5 +1,6 @@
 """The diagnosis, against diffusion networks whose gradient is known in closed form; the command; its messages."""
 import csv
+import json
 import warnings
 
 import numpy as np
@@ -226,6 +227,20 @@ def test_probes_are_the_middle_of_the_photos_and_pairs_as_in_training(trained):
         assert value.shape == (3, 3, 24, 24)
         assert torch.equal(value, probes[1][key])
     assert (probes[0]['lq'] - probes[0]['gt']).std().item() == pytest.approx(25 / 255, rel=0.05)
+
+
+def test_what_made_the_training_fast_does_not_touch_the_diagnosis(trained):
+    """Gradients of fp16 vanish without a scaler, parts go by the hinge of the step before, compiling takes minutes."""
+    path = trained[0] / 'training_states/2.state'
+    state = torch.load(path)
+    options = json.loads(state['options'])
+    options['train']['engine'] = {'precision': 'fp16', 'accumulate': 2, 'compile': ['g'],
+                                  'activation_checkpointing': ['diffusion']}
+    torch.save({**state, 'options': json.dumps(options)}, path)
+    model = load_model(str(trained[0]), 2)
+    assert {key: model.engine[key] for key in options['train']['engine']} == {
+        'precision': 'fp32', 'accumulate': 1, 'compile': [], 'activation_checkpointing': ['diffusion']}
+    assert [len(data['real']) for data in read_probes(model, trained[2], trained[4])] == [1, 1, 1]  # as fits the memory
 
 
 def message(capsys, *arguments):

@@ -11,6 +11,8 @@ from torch import nn
 from noiseda_arch import ConditionalUNet, RestorationUNet
 from noiseda_arch.conditional_unet_arch import Dropout
 from noiseda_basicsr import InputError
+from noiseda_basicsr.checkpoint import load_resume_state
+from noiseda_basicsr.fixes import apply_fixes
 from noiseda_model import NoiseDAModel
 from noiseda_model.engine import prepare_network, recompute_blocks
 
@@ -125,6 +127,52 @@ def test_a_pass_is_kept_where_the_hinge_was_open_in_the_step_before(parts, tmp_p
 def test_memory_options_change_nothing(engine, rel, tmp_path):
     changes = SGD if 'channels_last' in engine else {'network_diffusion__dropout': 0.3}
     assert_same_course(train(tmp_path, {}, **changes), train(tmp_path, engine, **changes), rel)
+
+
+@pytest.mark.parametrize('then, now', [(False, True), (True, False)])
+def test_channels_last_may_be_switched_by_a_resumption(then, now, tmp_path):
+    """Fused Adam goes through memory, so moments of another layout would move other weights."""
+    def resumed(channels_last):
+        opt = small_opt(tmp_path, path__resume_state=str(tmp_path / 'training_states/3.state'),
+                        train__engine={'channels_last': channels_last})
+        state = load_resume_state(opt)
+        model = NoiseDAModel(opt)
+        model.resume_training(state)
+        return model
+
+    apply_fixes()
+
+    first = build(small_opt(tmp_path, train__engine={'channels_last': then}))
+    for n in range(1, 4):
+        step(first, n, batch(n))
+    first.save(0, 3)
+    same, switched = resumed(then), resumed(now)
+    for optimizer in switched.optimizers:
+        for parameter, state in optimizer.state.items():
+            assert state['exp_avg'].stride() == state['exp_avg_sq'].stride() == parameter.stride()
+    before = copy.deepcopy(weights(same))
+    assert_equal(before, weights(switched))
+    step(same, 4, batch(4))
+    step(switched, 4, batch(4))
+    for name, value in weights(switched).items():
+        if value.dim() == 4 and 'ema' not in name:
+            moved = (weights(same)[name] - before[name]).abs().max().item()
+            torch.testing.assert_close(value, weights(same)[name], rtol=0, atol=0.02 * moved)
+
+
+def test_the_averaged_network_lies_in_memory_as_the_trained_one(tmp_path):
+    model = build(small_opt(tmp_path, train__engine={'channels_last': True}))
+    strides = [[parameter.stride() for parameter in net.parameters()] for net in (model.net_g, model.net_g_ema)]
+    assert strides[0] == strides[1]
+    assert strides[0] != [parameter.stride() for parameter in build(small_opt(tmp_path)).net_g.parameters()]
+
+
+def test_a_full_memory_while_validating_names_the_tiles(tmp_path, monkeypatch):
+    model = build(small_opt(tmp_path))
+    full = torch.OutOfMemoryError('CUDA out of memory.')
+    monkeypatch.setattr(model.net_g_ema, 'forward', lambda image: (_ for _ in ()).throw(full))
+    with pytest.raises(InputError, match='memory is full, restoring an image of 24x16. Set val:tile'):
+        model.restore_images(torch.rand(1, 3, 16, 24))
 
 
 def test_activation_checkpointing_keeps_less_and_keeps_the_parameters(tmp_path):

@@ -226,6 +226,8 @@ def test_output_is_not_clipped():
     (RuntimeError('MPS backend out of memory'), False),
     (RuntimeError('CUDNN_STATUS_ALLOC_FAILED'), False),
     (RuntimeError('CUDA error: no kernel image is available'), False),
+    (RuntimeError('cuDNN error: CUDNN_STATUS_NOT_SUPPORTED'), False),
+    (RuntimeError('GET was unable to find an engine to execute this computation'), False),
     (InputError('x.pth: what it says'), False),
     (type('Stopped', (Exception,), {})(), False),  # from the demo, say
     (RuntimeError('Sizes of tensors must match'), True),
