@@ -7,6 +7,7 @@ import subprocess
 from collections import deque
 
 import basicsr.data.prefetch_dataloader as prefetch
+import basicsr.models.sr_model as sr_model
 import basicsr.train
 import basicsr.utils
 import basicsr.utils.dist_util as dist_util
@@ -21,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from noiseda_basicsr import checkpoint
 from noiseda_basicsr.errors import InputError
 from noiseda_basicsr.lmdb_env import open_lmdb
+from noiseda_basicsr.networks import build_network
 from noiseda_basicsr.sampler import ResumableSampler
 
 PATIENCE = datetime.timedelta(hours=2)
@@ -44,6 +46,7 @@ def apply_fixes():
     prefetch.PrefetchGenerator.__next__ = prefetch_next
     LmdbBackend.__init__ = lmdb_backend_init
     Registry.get = registry_get
+    sr_model.build_network = build_network
 
 
 def model_to_device(self, net):

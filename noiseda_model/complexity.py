@@ -2,10 +2,10 @@
 import time
 
 import torch
-from basicsr.archs import build_network
 from torch.utils.flop_counter import FlopCounterMode
 
 from noiseda_arch.padding import pad_to_multiple, size_rule
+from noiseda_basicsr.networks import build_network
 from noiseda_model.options import check_networks, read_network
 
 # Million parameters and GMACs as the paper prints them: Appendix A1.3 and Table A2. Those of the U-Nets and Restormer

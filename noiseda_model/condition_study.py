@@ -7,11 +7,11 @@ from os import path as osp
 
 import numpy as np
 import torch
-from basicsr.archs import build_network
 from tqdm import tqdm
 
 from noiseda_basicsr import InputError, errors_in_one_line
 from noiseda_basicsr.checkpoint import load_checkpoint
+from noiseda_basicsr.networks import build_network
 from noiseda_data.store import centre, open_images, to_float
 from noiseda_model.commands import make_folder, markdown_table, named_paths, write_rows
 from noiseda_model.diffusion import diffuse, noise_levels

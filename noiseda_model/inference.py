@@ -1,9 +1,7 @@
 """Images of any size through a restoration network: padded to the size it needs, in tiles where memory is short."""
 import math
-import traceback
 import weakref
 from functools import partial
-from os import path as osp
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -11,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from noiseda_arch.padding import pad_to_multiple, size_rule
 from noiseda_basicsr import InputError
+from noiseda_basicsr.networks import place
 
 FAULTS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError)  # in code
 OF_THE_GPU = ('CUDA error', 'cuDNN error', 'unable to find an engine')  # the last two of cuDNN
@@ -39,7 +38,7 @@ def apply(net, image, source=None):
             raise
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:300]
         raise InputError(f'{f"{source}: " if source else ""}{type(net).__name__} does not take an RGB image of '
-                         f'{image.shape[-1]}x{image.shape[-2]} ({reason}; {_place(error)}). If it takes certain sizes '
+                         f'{image.shape[-1]}x{image.shape[-2]} ({reason}; {place(error)}). If it takes certain sizes '
                          'only, say so: size_multiple in its class, or val:size_multiple (docs/networks.md).') \
             from error
     check_output(net, image, output)
@@ -62,14 +61,6 @@ def is_out_of_memory(error):
     """Whether torch ran out of memory, of a GPU or of this machine."""
     words = ('DefaultCPUAllocator', 'out of memory', 'ALLOC_FAILED')  # of the CPU; of MPS; of cuBLAS and cuDNN
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
-
-
-def _place(error):
-    """The last line of the user's own code on the way to an error, or of anybody's."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames[1:] if '-packages' not in frame.filename]  # site-, and Debian's dist-
-    last = (own or frames)[-1]
-    return f'{osp.basename(last.filename)}, line {last.lineno}'
 
 
 def restore(net, image, size_multiple=None, tile=None, tile_overlap=32):

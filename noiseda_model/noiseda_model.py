@@ -4,13 +4,13 @@ from functools import partial
 from os import path as osp
 
 import torch
-from basicsr.archs import build_network
 from basicsr.utils import imwrite, tensor2img
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.utils import make_grid
 
 from noiseda_basicsr import InputError
+from noiseda_basicsr.networks import build_network
 from noiseda_model import diffusion
 from noiseda_model.engine_model import EngineModel
 from noiseda_model.inference import check_output

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from basicsr.archs import build_network
 from spandrel import UnsupportedModelError
 
 from noiseda_arch.padding import size_rule
 from noiseda_arch.spandrel_archs import SpandrelArch, read_weights
 from noiseda_basicsr import InputError
+from noiseda_basicsr.networks import build_network
 from noiseda_data.photo import Photo, PhotoWriter
 from noiseda_data.store import to_float
 from noiseda_model.engine import DTYPES

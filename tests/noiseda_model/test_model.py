@@ -583,6 +583,18 @@ def test_the_place_of_an_error_is_in_ones_own_file(tmp_path):
         NoiseDAModel(small_opt(tmp_path, network_g={'type': 'Odd', 'way': 'slips in numpy'}))
 
 
+@pytest.mark.parametrize('block, change, words', [
+    ('network_g', {'depth': 'two'}, 'RestorationUNet cannot be built with {width: 4, depth: two} .TypeError: .*, line'),
+    ('network_diffusion', {'multipliers': 7}, 'ConditionalUNet cannot be built with {width: 32, multipliers: 7, .*Ty'),
+])
+def test_arguments_that_do_not_build_a_network_are_told(block, change, words, tmp_path):
+    apply_fixes()
+    opt = small_opt(tmp_path)
+    opt[block].update(change)
+    with pytest.raises(InputError, match=words):
+        NoiseDAModel(opt)
+
+
 def test_a_step_of_other_sizes_is_refused(tmp_path):
     """A channel of its own in training, say, would be compared with all three."""
     model = NoiseDAModel(small_opt(tmp_path))
