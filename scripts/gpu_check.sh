@@ -33,7 +33,7 @@ work=$(mktemp -d)
 trap 'kill $compiling 2> /dev/null; rm -rf "$work"' EXIT
 
 step tests
-check tests timeout 120 "$python" -m pytest tests/noiseda_model/test_gpu.py
+check tests timeout 150 "$python" -m pytest tests/noiseda_model/test_gpu.py
 
 step a short run
 log=$out/short_run.log
