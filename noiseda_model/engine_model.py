@@ -1,7 +1,6 @@
 """What there is to training besides the method: precision, accumulation, validation, saving, resuming."""
 import copy
 import json
-import os
 import warnings
 from collections import OrderedDict
 from contextlib import ExitStack
@@ -17,8 +16,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.data import DataLoader, Subset
 
 from noiseda_basicsr import InputError, checkpoint
+from noiseda_model import best_network
 from noiseda_model.engine import DTYPES, has_native_bf16, lay_out_as_parameters, prepare_network
-from noiseda_model.inference import is_out_of_memory, restore
+from noiseda_model.inference import full_memory_told, restore
 from noiseda_model.options import KNOWN_KEYS, check_optimizer, check_training, differences, read_engine_options
 
 STREAMS = ('lq', 'gt', 'real', 'ref')
@@ -221,21 +221,15 @@ class EngineModel(SRModel):
 
     @torch.no_grad()
     def restore_images(self, images):
-        """(B, 3, H, W), of any size, through the network that is evaluated."""
+        """(B, 3, H, W), of any size, through the network that is evaluated; not compiled for so many sizes."""
         net = self.evaluation_net()
         was_training = net.training
         net.eval()
         keys = ('size_multiple', 'tile', 'tile_overlap')
         options = self.opt.get('val') or {}
-        with torch.compiler.set_stance('force_eager'):  # photos of any size are not worth compiling for
-            try:
-                output = restore(net, images, **{key: options[key] for key in keys if key in options})
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                height, width = images.shape[-2:]
-                raise InputError(f'The memory is full, restoring an image of {width}x{height}. Set val:tile: 512, or '
-                                 'less.') from error
+        with torch.compiler.set_stance('force_eager'), \
+                full_memory_told('While validating or testing the memory is full. Set val:tile: 512, or less.'):
+            output = restore(net, images, **{key: options[key] for key in keys if key in options})
         net.train(was_training)
         return output
 
@@ -288,17 +282,13 @@ class EngineModel(SRModel):
         super()._update_best_metric_result(dataset_name, metric, val, current_iter)
 
     def save_best(self, current_iter):
-        """net_g_best.pth: best by the first metric on the first validation set."""
-        records = next(iter(getattr(self, 'best_metric_results', {}).values()), {})
-        if next(iter(records.values()), {}).get('iter') == current_iter:
-            self.save_restoration_network('best')
-        if records and self.opt['rank'] == 0:
-            with checkpoint.written_whole(self.record_file()) as file:
-                json.dump(self.best_metric_results, file)
-
-    def record_file(self):
-        """Where the best figures so far are kept; the state of an iteration is saved before it is validated."""
-        return osp.join(self.opt['path']['models'], 'net_g_best.json')
+        """Keep the network of this iteration if it is the best, and the figures (:mod:`noiseda_model.best_network`)."""
+        best = getattr(self, 'best_metric_results', {})
+        if decides := best_network.deciding(best):
+            if decides[1]['iter'] == current_iter:
+                self.save_restoration_network('best')
+            if self.opt['rank'] == 0:
+                best_network.write_record(self.opt, best)
 
     # ------------------------------------------------------------------ saving and resuming
 
@@ -351,9 +341,9 @@ class EngineModel(SRModel):
         if resume_state.get('scaler'):
             self.scaler.load_state_dict(resume_state['scaler'])
         self.skipped_steps = resume_state.get('skipped_steps', 0)
-        self.best_metric_results = self.best_until(resume_state)
+        self.best_metric_results = best_network.best_until(self.opt, resume_state)
         if self.opt['rank'] == 0:
-            self.put_best_aside()
+            best_network.put_aside(self.opt, self.best_metric_results)
         for change in differences(before, self.resumable_options()) if before else ():
             get_root_logger().info(f"Resuming iteration {resume_state['iter']} with {change}.")
 
@@ -377,29 +367,3 @@ class EngineModel(SRModel):
             warnings.simplefilter('ignore')  # no step of an optimizer lies between
             for iteration in range(1, iterations + 1):
                 EngineModel.update_learning_rate(self, iteration, self.opt['train'].get('warmup_iter', -1))
-
-    def put_best_aside(self):
-        """A network that is best by figures that no longer count is kept under its iteration's name."""
-        def deciding(best):  # the first metric on the first validation set
-            return next(iter(next(iter(best.values()), {}).items()), None)
-
-        stem = osp.splitext(self.record_file())[0]
-        recorded = deciding(checkpoint.read_json(self.record_file()))
-        if recorded in (None, deciding(self.best_metric_results)) or not osp.isfile(f'{stem}.pth'):
-            return
-        iteration = recorded[1]['iter']
-        for ending in ('.pth', '.json'):
-            os.replace(f'{stem}{ending}', f'{stem}_{iteration}{ending}')
-        get_root_logger().info(f'The best network so far, of iteration {iteration}, is now {stem}_{iteration}.pth: its '
-                               'figures are later than this state, or by other metrics.')
-
-    def best_until(self, resume_state):
-        """The best figures of the iterations up to the state's, of metrics that are those of the option file."""
-        best = json.loads(resume_state.get('best', '{}'))
-        for name, records in checkpoint.read_json(self.record_file()).items():
-            kept = {metric: record for metric, record in records.items() if record['iter'] <= resume_state['iter']}
-            best[name] = {**best.get(name, {}), **kept}
-        metrics = (self.opt.get('val') or {}).get('metrics') or {}
-        better = {metric: options.get('better', 'higher') for metric, options in metrics.items()}
-        return {name: of for name, of in best.items()
-                if {metric: record['better'] for metric, record in of.items()} == better}

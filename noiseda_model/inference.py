@@ -1,4 +1,5 @@
 """Images of any size through a restoration network: padded to the size it needs, in tiles where memory is short."""
+import contextlib
 import math
 import weakref
 from functools import partial
@@ -61,6 +62,17 @@ def is_out_of_memory(error):
     """Whether torch ran out of memory, of a GPU or of this machine."""
     words = ('DefaultCPUAllocator', 'out of memory', 'ALLOC_FAILED')  # of the CPU; of MPS; of cuBLAS and cuDNN
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+@contextlib.contextmanager
+def full_memory_told(message):
+    """Around work that may fill the memory, of a GPU or of this machine: an InputError says so, and what helps."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise InputError(message) from error
+        raise
 
 
 def restore(net, image, size_multiple=None, tile=None, tile_overlap=32):

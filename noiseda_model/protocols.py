@@ -20,7 +20,7 @@ from noiseda_data.sidd import BlockStore, check_submission, save_submission
 from noiseda_data.store import open_one, to_float
 from noiseda_model.commands import json_figures, make_folder, refuse_overwriting, replacing
 from noiseda_model.evaluation import METRICS, NO_TRUTH, measure
-from noiseda_model.inference import is_out_of_memory
+from noiseda_model.inference import full_memory_told
 from noiseda_model.metrics import lpips_network
 from noiseda_model.restorer import Restorer
 
@@ -89,13 +89,9 @@ class RestoredStore:
     def read(self, key):
         image = self.store.read(key)
         start = time.perf_counter()
-        try:
+        with full_memory_told(f'{self.location(key)}: the memory is full. Give an option file with val:tile (512, say) '
+                              'as -opt, or restore with noiseda-restore first, and measure its results.'):
             restored = self.restorer(image)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            raise InputError(f'{self.location(key)}: the memory is full. Give an option file with val:tile (512, say) '
-                             'as -opt, or restore with noiseda-restore first, and measure its results.') from error
         self.seconds += time.perf_counter() - start
         self.pixels += image.shape[0] * image.shape[1]
         return restored

@@ -18,7 +18,7 @@ from noiseda_basicsr.networks import build_network
 from noiseda_data.photo import Photo, PhotoWriter
 from noiseda_data.store import to_float
 from noiseda_model.engine import DTYPES
-from noiseda_model.inference import apply, fitting_tile, is_out_of_memory, restore_strips, self_ensemble
+from noiseda_model.inference import apply, fitting_tile, full_memory_told, restore_strips, self_ensemble
 from noiseda_model.options import check_networks, check_registered, read_network, read_option_file
 
 SHIPPED = osp.join(osp.dirname(__file__), 'weights', 'denoise.pth')  # of noisy photos; README.md is beside it
@@ -168,15 +168,14 @@ class Restorer:
         """:meth:`file` without its last step, ``finish`` of the writer returned, which another thread may take."""
         photo = Photo(source)
         writer = PhotoWriter(photo, target, quality)
+        remedy = f'give a smaller --tile (now {self.tile or "none"}) or --batch 1, or restore on another --device'
         try:
-            for strip in self.strips(photo.read, photo.height, photo.width, source):
-                writer.write(strip)
-                tell(strip.shape[0] * strip.shape[1])
-        except BaseException as error:
+            with full_memory_told(f'{source}: the memory is full; {remedy}.'):
+                for strip in self.strips(photo.read, photo.height, photo.width, source):
+                    writer.write(strip)
+                    tell(strip.shape[0] * strip.shape[1])
+        except BaseException:
             writer.close()
-            if is_out_of_memory(error):
-                raise InputError(f'{source}: the memory is full; give a smaller --tile (now {self.tile or "none"}) or '
-                                 '--batch 1, or restore on another --device.') from error
             raise
         return writer
 

@@ -171,7 +171,7 @@ def test_a_full_memory_while_validating_names_the_tiles(tmp_path, monkeypatch):
     model = build(small_opt(tmp_path))
     full = torch.OutOfMemoryError('CUDA out of memory.')
     monkeypatch.setattr(model.net_g_ema, 'forward', lambda image: (_ for _ in ()).throw(full))
-    with pytest.raises(InputError, match='memory is full, restoring an image of 24x16. Set val:tile'):
+    with pytest.raises(InputError, match='While validating or testing the memory is full. Set val:tile: 512'):
         model.restore_images(torch.rand(1, 3, 16, 24))
 
 

@@ -216,6 +216,15 @@ def test_free_memory_is_that_of_the_container(limit, free, tmp_path, monkeypatch
     assert module._free_memory() == free
 
 
+def test_what_torch_keeps_of_a_gpu_is_free(weights, monkeypatch):
+    """The demo builds one restorer after another in a process."""
+    one = Restorer(weights, tile=64)
+    one.device = torch.device('cuda')
+    for name, value in {'mem_get_info': (100, 1000), 'memory_reserved': 50, 'memory_allocated': 20}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert one._free() == 130
+
+
 def test_full_memory_is_told_with_what_helps(weights, photos, tmp_path, monkeypatch):
     def full(*args, **options):
         raise torch.OutOfMemoryError('CUDA out of memory.')
